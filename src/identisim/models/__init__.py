@@ -1,0 +1,1 @@
+"""Networks: they know tensors, never the files of a benchmark."""

@@ -1,0 +1,72 @@
+"""Colours, materials and labels, drawn at random: what all families of objects share."""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+
+from identisim.world.identity import PATTERNS, Label, Material, Vector
+from identisim.world.labels import STYLES
+
+Random = np.random.Generator
+
+
+def colour(rng: Random) -> Vector:
+    """One surface colour: half saturated, a quarter pale or grey, a quarter brownish."""
+    kind = rng.random()
+    if kind < 0.5:
+        hue, saturation, value = rng.random(), rng.uniform(0.45, 1.0), rng.uniform(0.25, 1.0)
+    elif kind < 0.75:
+        hue, saturation, value = rng.random(), rng.uniform(0.0, 0.2), rng.uniform(0.05, 1.0)
+    else:
+        hue, saturation, value = rng.uniform(0.02, 0.13), rng.uniform(0.25, 0.8), rng.uniform(0.12, 0.9)
+    return colorsys.hsv_to_rgb(hue, saturation, value)
+
+
+def _near(rng: Random, base: Vector, spread: float) -> Vector:
+    shift = rng.normal(0, spread, 3) + rng.normal(0, spread)
+    red, green, blue = np.clip(np.array(base) + shift, 0.02, 1.0)
+    return float(red), float(green), float(blue)
+
+
+def _colours(rng: Random) -> tuple[Vector, Vector, Vector]:
+    first = colour(rng)
+    second = _near(rng, first, 0.18) if rng.random() < 0.4 else colour(rng)
+    return first, second, colour(rng)
+
+
+def material(rng: Random, *patterns: str) -> Material:
+    """A material with one of the patterns (any when none is named)."""
+    names = patterns or PATTERNS
+    shine = rng.random()
+    return Material(
+        pattern=str(rng.choice(names)),
+        colours=_colours(rng),
+        frequency=float(np.exp(rng.uniform(np.log(1.5), np.log(14)))),
+        warp=float(rng.choice([0.0, rng.uniform(0, 0.6)])),
+        direction=_direction(rng),
+        phase=int(rng.integers(1 << 16)),
+        gloss=float(rng.uniform(0, 0.15) if shine < 0.5 else rng.uniform(0.15, 0.9)),
+        sharpness=float(np.exp(rng.uniform(np.log(5), np.log(150)))),
+        mirror=float(rng.uniform(0.05, 0.5) if shine > 0.8 else 0.0),
+        bump=float(rng.choice([0.0, rng.uniform(0, 0.5)])),
+    )
+
+
+def _direction(rng: Random) -> Vector:
+    if rng.random() < 0.6:
+        return (1.0, 0.0, 0.0) if rng.random() < 0.4 else (0.0, 1.0, 0.0)
+    x, y, z = rng.normal(size=3)
+    length = float(np.sqrt(x * x + y * y + z * z)) + 1e-9
+    return float(x / length), float(y / length), float(z / length)
+
+
+def label(rng: Random, *, opaque: float = 0.7, style: str | None = None) -> Label:
+    """A label; opaque is the chance that it has its own paper."""
+    return Label(
+        style or str(rng.choice(STYLES)),
+        int(rng.integers(1 << 31)),
+        tuple(colour(rng) for _ in range(5)),
+        bool(rng.random() < opaque),
+    )
