@@ -16,8 +16,8 @@ class Tokens:
     """Features of B images; register tokens are gone by now.
 
     cls: (B, D), one vector per image. patches: (B, h, w, D'), one vector per patch (D' may differ from D).
-    foreground: (B, h, w) in [0, 1], how much of each patch belongs to the object, or None for a network that does not know.
-    Nothing here is normalised: the similarity functions do that.
+    foreground: (B, h, w) in [0, 1], how much of each patch belongs to the object, or None for a network that does
+    not know. Nothing here is normalised: the similarity functions do that.
     """
 
     cls: Tensor
@@ -27,7 +27,8 @@ class Tokens:
     def __post_init__(self) -> None:
         if self.cls.ndim != 2 or self.patches.ndim != 4 or len(self.cls) != len(self.patches):
             raise ValueError(
-                f"Tokens need cls (B, D) and patches (B, h, w, D); got {tuple(self.cls.shape)} and {tuple(self.patches.shape)}"
+                "Tokens need cls (B, D) and patches (B, h, w, D); "
+                f"got {tuple(self.cls.shape)} and {tuple(self.patches.shape)}"
             )
         if self.foreground is not None and self.foreground.shape != self.patches.shape[:3]:
             raise ValueError(
@@ -48,7 +49,9 @@ class Tokens:
         foregrounds = [part.foreground for part in parts]
         known = [mask for mask in foregrounds if mask is not None]
         if known and len(known) != len(parts):
-            raise ValueError("some batches have a foreground and some do not: they come from different networks")
+            raise ValueError(
+                "some batches have a foreground and some do not: they come from different networks"
+            )
         return Tokens(
             torch.cat([part.cls for part in parts]),
             torch.cat([part.patches for part in parts]),

@@ -1,0 +1,1 @@
+"""The tour that shows what identisim does, on pictures that it draws itself."""

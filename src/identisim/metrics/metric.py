@@ -1,0 +1,165 @@
+"""The contract of every metric: a score for two images, higher = more alike.
+
+`Metric` is the one abstract class. It has two final kinds: `EmbeddingMetric` (embed once, then compare vectors or
+patches) and `PairMetric` (compare pair by pair). Scores are similarities; distances are negated here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, final
+
+import numpy as np
+
+from identisim.errors import InputError
+from identisim.images import ImageLike, Preprocessing, as_sequence, load_image
+
+if TYPE_CHECKING:
+    from identisim.models.tokens import Tokens
+
+SCORES: Final = ("cls", "patch", "ot", "joint")
+"""Score kinds: cls = cosine of the global vectors; patch = cosine of the pooled patches; ot = 1 − optimal-transport
+distance of the patches; joint = mean of cls and patch. All lie in [−1, 1]."""
+
+Array = np.ndarray
+Images = ImageLike | Iterable[ImageLike]
+
+
+def fingerprint(name: str, *, weights: str, preprocessing: str, version: str) -> str:
+    """Short identity of everything that decides a number: 16 hex digits behind the name.
+
+    weights: sha256 of the weights ("" for none); preprocessing: its fingerprint; version: of the metric's own code.
+    """
+    text = json.dumps([name, weights, preprocessing, version])
+    return f"{name}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+class Metric(abc.ABC):
+    """A similarity of images. Higher = more alike, for every metric and every score."""
+
+    name: str
+    score: str
+    fingerprint: str
+    higher_is_better: Final = True
+
+    @abc.abstractmethod
+    def similarity(self, images_a: Images, images_b: Images) -> Array:
+        """Compare images_a[i] with images_b[i]: (n,) float32. One image alone counts as a sequence of one."""
+
+    @abc.abstractmethod
+    def similarity_matrix(self, queries: Images, gallery: Images) -> Array:
+        """Compare every query with every gallery image: (q, g) float32."""
+
+
+@final
+@dataclass(frozen=True)
+class EmbeddingMetric(Metric):
+    """Embed every image once, then compare embeddings.
+
+    encode: (B, 3, H, W) float32 array of preprocessed pixels -> Tokens on any device.
+    Each image is encoded alone, so that its features never depend on its batch mates: the same image gives the same
+    bits in any batch and any order.
+    """
+
+    name: str
+    encode: Callable[[Array], Tokens]
+    preprocessing: Preprocessing
+    fingerprint: str
+    score: str = "cls"
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise InputError(f"unknown score kind {self.score!r}; choose one of {', '.join(SCORES)}")
+
+    def tokens(self, images: Images) -> Tokens:
+        """Features of the images: `Tokens` with float32 tensors on the CPU, not normalised."""
+        from identisim.models.tokens import Tokens
+
+        parts = list(self._tokens_one_by_one(images))
+        if not parts:
+            raise InputError("no image was given; expected at least one")
+        return Tokens.concatenate(parts)
+
+    def embed(self, images: Images) -> Array:
+        """Global vectors of the images: (n, D) float32, L2-normalised; their dot product is the `cls` similarity."""
+        from identisim.similarity import unit
+
+        return np.asarray(unit(self.tokens(images).cls).numpy(), dtype=np.float32)
+
+    def similarity(self, images_a: Images, images_b: Images) -> Array:
+        """Compare images_a[i] with images_b[i]: (n,) float32, in [−1, 1]; see `SCORES`."""
+        sequence_a, sequence_b = as_sequence(images_a), as_sequence(images_b)
+        _require_pairs(sequence_a, sequence_b)
+        scores = [
+            self.compare_tokens(a, b)
+            for a, b in zip(
+                self._tokens_one_by_one(sequence_a), self._tokens_one_by_one(sequence_b), strict=True
+            )
+        ]
+        return np.concatenate(scores) if scores else np.zeros(0, np.float32)
+
+    def similarity_matrix(self, queries: Images, gallery: Images) -> Array:
+        """Compare every query with every gallery image: (q, g) float32, in [−1, 1]."""
+        tokens_q, tokens_g = self.tokens(queries), self.tokens(gallery)
+        if self.score == "cls":
+            from identisim.similarity import cosine_matrix
+
+            return np.asarray(cosine_matrix(tokens_q.cls, tokens_g.cls).numpy())
+        rows = [
+            [self.compare_tokens(tokens_q[i : i + 1], tokens_g[j : j + 1])[0] for j in range(len(tokens_g))]
+            for i in range(len(tokens_q))
+        ]
+        return np.asarray(rows, dtype=np.float32)
+
+    def compare_tokens(self, a: Tokens, b: Tokens) -> Array:
+        """Score of features already computed: two `Tokens` of B images -> (B,) float32."""
+        from identisim.similarity import token_similarity
+
+        return np.asarray(token_similarity(a, b, self.score).numpy(), dtype=np.float32)
+
+    def _tokens_one_by_one(self, images: Images) -> Iterator[Tokens]:
+        for image in as_sequence(images):
+            pixels = self.preprocessing(load_image(image))
+            yield self.encode(pixels[None])
+
+
+@final
+@dataclass(frozen=True)
+class PairMetric(Metric):
+    """Compare images pair by pair.
+
+    compare: two (H, W, 3) uint8 arrays -> one similarity (higher = more alike).
+    """
+
+    name: str
+    compare: Callable[[Array, Array], float]
+    fingerprint: str
+    score: str = "pixels"
+
+    def similarity(self, images_a: Images, images_b: Images) -> Array:
+        """Compare images_a[i] with images_b[i]: (n,) float32; the range is the metric's own (`identisim metrics`)."""
+        sequence_a, sequence_b = as_sequence(images_a), as_sequence(images_b)
+        _require_pairs(sequence_a, sequence_b)
+        scores = [
+            self.compare(load_image(a), load_image(b)) for a, b in zip(sequence_a, sequence_b, strict=True)
+        ]
+        return np.asarray(scores, dtype=np.float32)
+
+    def similarity_matrix(self, queries: Images, gallery: Images) -> Array:
+        """Compare every query with every gallery image: (q, g) float32; each image is decoded once."""
+        loaded_q = [load_image(image) for image in as_sequence(queries)]
+        loaded_g = [load_image(image) for image in as_sequence(gallery)]
+        rows = [[self.compare(q, g) for g in loaded_g] for q in loaded_q]
+        return np.asarray(rows, dtype=np.float32).reshape(len(loaded_q), len(loaded_g))
+
+
+def _require_pairs(images_a: Sequence[ImageLike], images_b: Sequence[ImageLike]) -> None:
+    if len(images_a) != len(images_b):
+        raise InputError(
+            f"similarity compares image i with image i, but {len(images_a)} and {len(images_b)} images came; "
+            "for all against all use similarity_matrix"
+        )

@@ -1,0 +1,72 @@
+"""`Preprocessing` as a differentiable torch function, for gradients that reach the pixels.
+
+Shapes: B images, H × W source pixels, size × size output pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from identisim.errors import InputError
+from identisim.images import PAD_GREY, Preprocessing
+
+BICUBIC_SUPPORT = 2.0
+"""Half-width of the cubic kernel in (output) pixels."""
+
+
+def differentiable_preprocess(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Preprocess (B, 3, H, W) floats in [0, 1] to (B, 3, size, size), on the same device with the same dtype.
+
+    Filters and clips as `Preprocessing.__call__` does, pass by pass, but rounds nowhere, so that the gradient
+    is that of the value returned. For 8-bit pictures the result, before mean and std and once rounded to 8
+    bits, is at most one grey level from the canonical one.
+    Raises InputError for other shapes or integer pixels.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
+        raise InputError(
+            f"expected (B, 3, H, W) floats in [0, 1]; got {tuple(images.shape)} of {images.dtype}"
+        )
+    height, width = images.shape[2:]
+    place = preprocessing.placement(height, width)
+    left, top, right, bottom = place.box
+    columns = bicubic_weights(width, left, right, place.width).to(images)
+    rows = bicubic_weights(height, top, bottom, place.height).to(images)
+    if place.rows_first:
+        resized = ((rows @ images).clamp(0, 1) @ columns.mT).clamp(0, 1)
+    else:
+        resized = (rows @ (images @ columns.mT).clamp(0, 1)).clamp(0, 1)
+    size = preprocessing.size
+    pad_right, pad_bottom = size - place.width - place.left, size - place.height - place.top
+    padded = torch.nn.functional.pad(
+        resized, (place.left, pad_right, place.top, pad_bottom), value=PAD_GREY / 255
+    )
+    mean, std = (
+        padded.new_tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std)
+    )
+    return (padded - mean) / std
+
+
+def bicubic_weights(length: int, start: float, stop: float, out_length: int) -> Tensor:
+    """Matrix (out_length, length), float64, rows sum to 1: Pillow's antialiased bicubic along one axis.
+
+    start, stop: the stretch of the source that is resized, in pixels; neighbours outside it still contribute.
+    """
+    scale = (stop - start) / out_length
+    widening = max(scale, 1.0)  # a kernel as wide as the output pixel is what removes aliasing
+    centres = start + (torch.arange(out_length, dtype=torch.float64) + 0.5) * scale
+    pixels = torch.arange(length, dtype=torch.float64)
+    reach = BICUBIC_SUPPORT * widening
+    first = (centres - reach + 0.5).trunc().clamp(min=0)
+    beyond = (centres + reach + 0.5).trunc().clamp(max=length)
+    inside = (pixels >= first[:, None]) & (pixels < beyond[:, None])
+    weights = _cubic((pixels + 0.5 - centres[:, None]) / widening) * inside
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Keys' cubic convolution kernel with a = −0.5."""
+    x = x.abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < BICUBIC_SUPPORT, far, torch.zeros_like(x)))

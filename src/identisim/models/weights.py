@@ -1,0 +1,189 @@
+"""Weights from files that nobody vouches for: tensors or a clear refusal, never code, never half a network.
+
+safetensors has no checksum of its own and a `.pth` file is a pickle, so a file is looked at, compared
+with the sha256 its publisher gives, and parsed without executing anything, before a single number of the
+network changes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from identisim.errors import InputError
+from identisim.records import file_sha256
+
+PICKLES = (".pth", ".pt", ".bin")
+MAX_HEADER_BYTES = 4 * 2**20
+"""safetensors describes a tensor in about 100 bytes: room for 40,000 tensors, 50 times what a ViT-L has."""
+
+MAX_ZIP_ENTRIES = 40_000
+SHOWN = 5
+
+
+class WeightsError(InputError):
+    """A weights file or its tensors cannot be used."""
+
+
+def load_weights(path: str | Path, *, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read a flat state dict from .safetensors, or from .pth, .pt, .bin without executing the pickle.
+
+    sha256: what the publisher states; the file is refused before it is parsed when its own differs.
+    Without it a flipped bit in the tensors goes unnoticed, because neither format checks them. The
+    tensors are on the CPU. Raises `WeightsError` for a missing file, an HTML page or git-lfs pointer in
+    its place, a wrong hash, a damaged file, one that holds anything but named tensors, and headers of
+    absurd size.
+    """
+    path = Path(path)
+    expected = f"; expected sha256 {sha256}" if sha256 else ""
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such weights file (or not a regular one); download it or correct the path{expected}"
+        )
+    if impostor := _impostor(path):
+        raise WeightsError(f"{path} is {impostor}, not weights: download the file itself again{expected}")
+    if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
+        raise WeightsError(
+            f"{path} is damaged or another version: its sha256 is {found}{expected}; download it again"
+        )
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path, expected)
+    if path.suffix in PICKLES:
+        return _load_pickle(path, expected)
+    raise WeightsError(f"{path}: expected a name ending in .safetensors, {', '.join(PICKLES)}")
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+    """Copy `state` into `module`, all of it or nothing.
+
+    dtype: the floating-point type that the file is declared to hold, which is then cast to the module's;
+    without it every tensor must have the module's own type. Raises `WeightsError`, and leaves the module
+    as it was, when names, shapes or types differ and when a value is NaN or infinite, also after the
+    cast.
+    """
+    own = module.state_dict()
+    _require_same_names(own, state)
+    wrong_shapes = [
+        f"{name}: {tuple(state[name].shape)} instead of {tuple(target.shape)}"
+        for name, target in own.items()
+        if state[name].shape != target.shape
+    ]
+    _require_none(wrong_shapes, "tensors of another shape: the weights belong to another size of network")
+    wrong_types = [
+        f"{name}: {state[name].dtype} instead of {expected}"
+        for name, target in own.items()
+        if state[name].dtype != (expected := _expected_dtype(target, dtype))
+    ]
+    _require_none(
+        wrong_types, "tensors of another type: declare it with dtype= if the file is meant to have it"
+    )
+    broken = [name for name, target in own.items() if not bool(state[name].to(target.dtype).isfinite().all())]
+    _require_none(broken, "tensors with NaN or infinite values: the training run that wrote them failed")
+    module.load_state_dict(state, strict=True)
+
+
+def _impostor(path: Path) -> str | None:
+    """What stands in the place of weights, judged by the first bytes; None if nothing speaks against them."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        return "an empty file"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "an HTML page (a login or error page saved under this name?)"
+    if text.startswith((b"version https://git-lfs", b"version https://hawser")):
+        return "a git-lfs pointer (`git lfs pull` fetches what it points to)"
+    return None
+
+
+def _load_safetensors(path: Path, expected: str) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        length = file.read(8)
+    if len(length) == 8 and (header_bytes := struct.unpack("<Q", length)[0]) > MAX_HEADER_BYTES:
+        raise WeightsError(
+            f"{path}: its header claims {header_bytes} bytes, at most {MAX_HEADER_BYTES} are accepted: "
+            f"damaged, not a safetensors file, or far too many tensors{expected}"
+        )
+    try:
+        return load_file(path)
+    except Exception as error:  # the parser of a hostile file may raise anything
+        raise WeightsError(f"{path} is damaged or not a safetensors file ({error}){expected}") from error
+
+
+def _load_pickle(path: Path, expected: str) -> dict[str, Tensor]:
+    entries, claimed = _zip_contents(path)
+    if entries > MAX_ZIP_ENTRIES or claimed > path.stat().st_size:
+        raise WeightsError(
+            f"{path}: {entries} entries that unpack to {claimed} bytes; at most {MAX_ZIP_ENTRIES} entries "
+            f"are accepted, and no compression{expected}"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} was refused and nothing in it was executed: it asks for more than tensors "
+            f"({_reason(error)}), and such a pickle can run any code; "
+            f"get the weights as .safetensors{expected}"
+        ) from error
+    except Exception as error:  # the parser of a hostile file may raise anything
+        raise WeightsError(
+            f"{path} is damaged or not a PyTorch file ({error or type(error)}){expected}"
+        ) from error
+    return _flat_state(path, state)
+
+
+def _zip_contents(path: Path) -> tuple[int, int]:
+    """Number and unpacked bytes of the entries; zeros for the old format and for what torch will refuse."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile:
+        return 0, 0
+    return len(entries), sum(entry.file_size for entry in entries)
+
+
+def _reason(error: Exception) -> str:
+    # torch surrounds the reason with the advice to load the file unsafely, which must not reach a user
+    lines = [line.strip() for line in str(error).splitlines() if "nsupported" in line]
+    return lines[0] if lines else "its pickle is damaged"
+
+
+def _flat_state(path: Path, state: object) -> dict[str, Tensor]:
+    if not isinstance(state, dict):
+        raise WeightsError(f"{path} holds a {type(state).__name__}; expected a dict of named tensors")
+    strangers = [
+        f"{name!r}: {type(value).__name__}"
+        for name, value in state.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
+    _require_none(strangers, f"entries of {path} that are not named tensors; expected a flat state dict")
+    return {name: value.detach() for name, value in state.items()}
+
+
+def _expected_dtype(target: Tensor, declared: torch.dtype | None) -> torch.dtype:
+    return declared if declared is not None and target.is_floating_point() else target.dtype
+
+
+def _require_same_names(own: Iterable[str], given: Iterable[str]) -> None:
+    missing, unexpected = sorted(set(own) - set(given)), sorted(set(given) - set(own))
+    if missing or unexpected:
+        raise WeightsError(
+            f"the weights belong to another network: {len(missing)} names are missing ({_some(missing)}), "
+            f"{len(unexpected)} are unexpected ({_some(unexpected)})"
+        )
+
+
+def _require_none(problems: list[str], what: str) -> None:
+    if problems:
+        raise WeightsError(f"{len(problems)} {what} ({_some(problems)})")
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:SHOWN]) + (", …" if len(items) > SHOWN else "") if items else "none"
