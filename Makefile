@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # one thread per test process: the processes share the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow check bench docs clean
 
 demo: .venv/installed-demo
 	$(BIN)/python -m identisim.demo.tour build/demo
@@ -25,6 +25,9 @@ check: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python bench/transport.py --quick
+
+docs: .venv/installed-dev
+	$(BIN)/zensical build --clean --strict
 
 clean:
 	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

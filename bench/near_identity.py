@@ -1,7 +1,7 @@
 """Who tells a near-identity from another view? Triplet accuracy on fresh identities of the world.
 
 `python bench/near_identity.py [--identities 200] [--seed 1000]`: for every identity, anchor = its view 0, positive =
-its view 1, negatives = one view of each of three near-identities (strength 0.3, 0.65, 1.0), all against other backgrounds,
+its view 1, negatives = one view of each of three near-identities (strength ⅓, ⅔, 1), all against other backgrounds,
 lights and poses. The seed is none that training uses. Ties count half.
 """
 
@@ -17,7 +17,7 @@ from identisim import load_metric
 from identisim.records import View, read_views
 from identisim.world.sample import write_world
 
-STRENGTHS = (0.3, 0.65, 1.0)
+STRENGTHS = (1 / 3, 2 / 3, 1.0)
 
 
 def accuracies(name: str, root: Path, views: list[View]) -> list[float]:
@@ -53,7 +53,7 @@ def main() -> None:
         views = read_views(table)
         print(f"{options.identities} identities; chance 0.500, standard error at most "
               f"{0.5 / np.sqrt(options.identities):.3f} a column")  # fmt: skip
-        print(f"{'metric':18s}" + "".join(f"strength {s:<6g}" for s in STRENGTHS) + "mean")
+        print(f"{'metric':18s}" + "".join(f"strength {s:<6.2f}" for s in STRENGTHS) + "mean")
         for name in options.metric or ["compact", "ssim", "psnr", "colour-histogram"]:
             found = accuracies(name, Path(folder), views)
             print(f"{name:18s}" + "".join(f"{a:<15.3f}" for a in found) + f"{np.mean(found):.3f}", flush=True)

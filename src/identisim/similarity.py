@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SHORTEST = 1e-12
 """Vectors not longer than this have no direction and count as zero."""
 
+PAIRS_AT_ONCE = 32
+"""Transport problems that `token_similarity_matrix` solves together."""
+
 BLOCK_ELEMENTS = 2**23
 """Bound on every block that `top_k` works on: 64 MiB in float64."""
 
@@ -77,9 +80,12 @@ def patch_cosine(
     range.
     """
     _require_token_sets(a, b)
-    mean_a = (_masses(weights_a, a, "weights_a")[..., None] * unit(a, "a")).sum(1)
-    mean_b = (_masses(weights_b, b, "weights_b")[..., None] * unit(b, "b")).sum(1)
-    return cosine(mean_a, mean_b)
+    return cosine(_weighted_mean(a, weights_a, "a"), _weighted_mean(b, weights_b, "b"))
+
+
+def _weighted_mean(tokens: Tensor, weights: Tensor | None, name: str) -> Tensor:
+    """Mean of L2-normalised tokens: (B, N, D) -> (B, D)."""
+    return (_masses(weights, tokens, f"weights_{name}")[..., None] * unit(tokens, name)).sum(1)
 
 
 def transport_distance(
@@ -128,15 +134,41 @@ def token_similarity(a: Tokens, b: Tokens, score: str) -> Tensor:
         return cosine(a.cls, b.cls).clamp(-1, 1)
     if score == "joint":
         return (token_similarity(a, b, "cls") + token_similarity(a, b, "patch")) / 2
-    patches_a, patches_b = a.patches.flatten(1, 2), b.patches.flatten(1, 2)
-    weights_a = None if a.foreground is None else a.foreground.flatten(1)
-    weights_b = None if b.foreground is None else b.foreground.flatten(1)
+    (patches_a, weights_a), (patches_b, weights_b) = _token_set(a), _token_set(b)
     if score == "patch":
         return patch_cosine(patches_a, patches_b, weights_a, weights_b).clamp(-1, 1)
     if score == "ot":
         distance = transport_distance(patches_a, patches_b, weights_a=weights_a, weights_b=weights_b)
         return (1 - distance).clamp(-1, 1)
     raise InputError(f"unknown score kind {score!r}; choose one of cls, patch, ot, joint")
+
+
+def token_similarity_matrix(a: Tokens, b: Tokens, score: str) -> Tensor:
+    """Compare every image of a with every image of b: (q, g); scores as in `token_similarity`.
+
+    cls, patch and joint are one matrix product; ot compares pair by pair, in blocks.
+    """
+    if score == "cls":
+        return cosine_matrix(a.cls, b.cls).clamp(-1, 1)
+    if score == "patch":
+        means = (_weighted_mean(*_token_set(tokens), name) for tokens, name in ((a, "a"), (b, "b")))
+        return cosine_matrix(*means).clamp(-1, 1)
+    if score == "joint":
+        return (token_similarity_matrix(a, b, "cls") + token_similarity_matrix(a, b, "patch")) / 2
+    matrix = a.cls.new_empty(len(a), len(b))
+    for i in range(len(a)):
+        for start in range(0, len(b), PAIRS_AT_ONCE):
+            part = b[start : start + PAIRS_AT_ONCE]
+            matrix[i, start : start + len(part)] = token_similarity(
+                a[torch.full((len(part),), i)], part, score
+            )
+    return matrix
+
+
+def _token_set(tokens: Tokens) -> tuple[Tensor, Tensor | None]:
+    """Patches (B, N, D) and how much each counts (B, N)."""
+    weights = None if tokens.foreground is None else tokens.foreground.flatten(1)
+    return tokens.patches.flatten(1, 2), weights
 
 
 def top_k(

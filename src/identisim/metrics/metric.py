@@ -104,16 +104,10 @@ class EmbeddingMetric(Metric):
 
     def similarity_matrix(self, queries: Images, gallery: Images) -> Array:
         """Compare every query with every gallery image: (q, g) float32, in [−1, 1]."""
-        tokens_q, tokens_g = self.tokens(queries), self.tokens(gallery)
-        if self.score == "cls":
-            from identisim.similarity import cosine_matrix
+        from identisim.similarity import token_similarity_matrix
 
-            return np.asarray(cosine_matrix(tokens_q.cls, tokens_g.cls).numpy())
-        rows = [
-            [self.compare_tokens(tokens_q[i : i + 1], tokens_g[j : j + 1])[0] for j in range(len(tokens_g))]
-            for i in range(len(tokens_q))
-        ]
-        return np.asarray(rows, dtype=np.float32)
+        matrix = token_similarity_matrix(self.tokens(queries), self.tokens(gallery), self.score)
+        return np.asarray(matrix.numpy(), dtype=np.float32)
 
     def compare_tokens(self, a: Tokens, b: Tokens) -> Array:
         """Score of features already computed: two `Tokens` of B images -> (B,) float32."""

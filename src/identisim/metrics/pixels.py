@@ -58,7 +58,7 @@ def histogram_similarity(a: Pixels, b: Pixels) -> float:
 
     Pixels at 96×96 count by a centred Gaussian, σ = a quarter of the side: objects tend to be there.
     """
-    return float(np.minimum(_colour_histogram(a), _colour_histogram(b)).sum())
+    return float(np.minimum(colour_histogram(a), colour_histogram(b)).sum())
 
 
 def build_ssim() -> PairMetric:
@@ -92,7 +92,7 @@ def _window_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return sliding_window_view(sliding_window_view(values, 11, axis=0) @ taps, 11, axis=1) @ taps
 
 
-def _colour_histogram(image: Pixels) -> NDArray[Any]:
+def colour_histogram(image: Pixels) -> NDArray[Any]:
     """Weights of the colours, (16 · 4 · 4,), sum 1."""
     small = Image.fromarray(resize(image, HISTOGRAM_SIDE, HISTOGRAM_SIDE))
     channels = np.moveaxis(np.asarray(small.convert("HSV")), -1, 0).astype(np.intp)

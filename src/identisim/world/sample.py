@@ -12,7 +12,6 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from identisim.errors import InputError
@@ -48,13 +47,12 @@ class WorldSample:
 
 
 def members(config: WorldSample, number: int) -> list[Identity]:
-    """Identity `number` and its near-identities, of rising strength."""
+    """Identity `number` and its near-identities, of strength 1 / near, 2 / near, … 1."""
     first = sample_identity(config.seed, number)
-    strengths = np.linspace(0.3, 1.0, config.near)
-    return [
-        first,
-        *(alter(first, float(s), config.seed * 7919 + number * 64 + i) for i, s in enumerate(strengths)),
+    near = [
+        alter(first, (i + 1) / config.near, config.seed * 7919 + number * 64 + i) for i in range(config.near)
     ]
+    return [first, *near]
 
 
 def write_world(
