@@ -56,7 +56,7 @@ def entropic_transport(
     others.
     """
     schedule = epsilon_schedule(blur, scaling)
-    return _EntropicTransport.apply(x, y, alpha, beta, schedule, debias)  # type: ignore
+    return _EntropicTransport.apply(x, y, alpha, beta, schedule, debias)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _EntropicTransport(torch.autograd.Function):
