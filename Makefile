@@ -24,6 +24,9 @@ check: .venv/installed-dev
 	$(BIN)/lint-imports --no-logo
 
 bench: .venv/installed-dev
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/world_speed.py
+	$(BIN)/python bench/near_identity.py
 	$(BIN)/python bench/transport.py --quick
 
 docs: .venv/installed-dev

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from identisim.errors import InputError
 from identisim.images import save_png
-from identisim.records import View, write_views
+from identisim.records import View, read_json, write_json, write_views
 from identisim.world.alter import alter
 from identisim.world.families import sample_identity
 from identisim.world.identity import Identity
@@ -81,14 +81,12 @@ def _claim(root: Path, config: WorldSample) -> None:
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file; expected a folder to write the world to")
     root.mkdir(parents=True, exist_ok=True)
-    note, text = root / "world.json", json.dumps({"version": VERSION, **dataclasses.asdict(config)}, indent=1)
-    if note.exists() and json.loads(note.read_text()) != json.loads(text):
+    note, content = root / "world.json", {"version": VERSION, **dataclasses.asdict(config)}
+    if note.exists() and read_json(note) != content:
         raise InputError(
             f"{root} holds a world made with other numbers ({note}); choose another folder or remove it"
         )
-    temporary = note.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(note)
+    write_json(note, content)
 
 
 def _in_processes(

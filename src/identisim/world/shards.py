@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
+from identisim.records import atomic_file
 from identisim.world.alter import alter
 from identisim.world.families import sample_identity
 from identisim.world.identity import Identity
@@ -65,7 +67,22 @@ def write_shards(
         target = out / f"{prefix}-{number:05d}.npy"
         if target.exists():
             continue
-        temporary = target.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            np.save(file, shard(seed, number * families, families))
-        temporary.replace(target)
+        pixels = shard(seed, number * families, families)
+        with atomic_file(target) as file:
+            np.save(file, pixels)
+
+
+def main() -> None:
+    """Render some shards of a world: `python -m identisim.world.shards OUT SEED FIRST COUNT`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("out", type=Path)
+    for name in ("seed", "first", "count"):
+        parser.add_argument(name, type=int)
+    parser.add_argument("--prefix", default="shard", help="held = shards that are only measured on")
+    options = parser.parse_args()
+    for number in tqdm(range(options.first, options.first + options.count), unit="shard"):
+        write_shards(options.out, seed=options.seed, first=number, count=1, prefix=options.prefix)
+
+
+if __name__ == "__main__":
+    main()

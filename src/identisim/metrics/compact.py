@@ -1,0 +1,88 @@
+"""The `compact` metric: the packaged network, trained from nothing on rendered objects."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from identisim.errors import InputError
+from identisim.images import Preprocessing
+from identisim.metrics.metric import Array, EmbeddingMetric, fingerprint
+from identisim.models.compact import WEIGHTS_SHA256, CompactNet
+from identisim.models.tokens import Tokens
+from identisim.models.weights import load_into, load_weights
+from identisim.records import file_sha256
+
+SIZE = 192
+"""Pixels a side that images are brought to: more than in training (96), which measured better on photographs."""
+APPEARANCE_SHARE = 0.8
+"""Share of the pooled appearance in the cosine of two global vectors; the rest is that of the patch residuals."""
+VERSION = "1"
+
+
+def build_compact(weights: Path | None = None, device: str = "auto") -> EmbeddingMetric:
+    """Build the metric.
+
+    weights: a safetensors file of a `CompactNet`, None for the packaged one (its sha256 is checked). device: "auto"
+    (CUDA when there is one) or a torch device name. Raises InputError for weights that are missing or damaged and for
+    a device that is not there.
+    """
+    path, digest = (weights, None) if weights is not None else (_packaged(), WEIGHTS_SHA256)
+    net = CompactNet()
+    load_into(net, load_weights(path, sha256=digest))
+    preprocessing = Preprocessing(size=SIZE, mode="square")
+    return EmbeddingMetric(
+        name="compact",
+        encode=Encoder(net, choose_device(device)),
+        preprocessing=preprocessing,
+        fingerprint=fingerprint(
+            "compact",
+            weights=digest or file_sha256(path),
+            preprocessing=preprocessing.fingerprint,
+            version=VERSION,
+        ),
+    )
+
+
+class Encoder:
+    """Pixels (B, 3, S, S) float32 in [0, 1] -> `Tokens` on the CPU."""
+
+    def __init__(self, net: CompactNet, device: torch.device) -> None:
+        self.device = device
+        self.net = net.eval().requires_grad_(False).to(device)
+
+    def __call__(self, pixels: Array) -> Tokens:
+        """Features of the images."""
+        with torch.inference_mode():
+            images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+            tokens = self.net(images)
+        foreground = None if tokens.foreground is None else tokens.foreground.cpu()
+        appearance, residuals = tokens.cls.chunk(2, dim=1)
+        halves = [APPEARANCE_SHARE**0.5 * appearance, (1 - APPEARANCE_SHARE) ** 0.5 * residuals]
+        return Tokens(torch.cat(halves, 1).cpu(), tokens.patches.cpu(), foreground)
+
+
+def choose_device(name: str) -> torch.device:
+    """Device of that name; "auto" = CUDA when there is one, else the CPU. InputError when it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {name!r} cannot be used ({error}); choose 'auto', 'cpu' or one that is there"
+        ) from error
+    return device
+
+
+def _packaged() -> Path:
+    found = resources.files("identisim.models").joinpath("compact.safetensors")
+    if not found.is_file():
+        raise InputError(
+            "the packaged weights models/compact.safetensors are missing; install identisim again"
+        )
+    return Path(str(found))

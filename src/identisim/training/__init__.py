@@ -1,0 +1,1 @@
+"""Recipes that train this package's own networks."""
