@@ -58,7 +58,9 @@ def test_the_tour_goes_on_where_it_was(report: Path) -> None:
 @pytest.mark.parametrize(("width", "height"), [(1280, 2400), (390, 2400)])
 def test_the_page_shows_in_a_browser(report: Path, tmp_path: Path, width: int, height: int) -> None:
     shot = tmp_path / "page.png"
-    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    options = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    )
     done = subprocess.run(
         [str(CHROMIUM), *options.split(), "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
          f"--window-size={width},{height}", f"--screenshot={shot}", report.as_uri()],

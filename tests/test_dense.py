@@ -21,6 +21,9 @@ from identisim.metrics.metric import EmbeddingMetric, PairMetric
 from identisim.models.tokens import Tokens
 from identisim.sheets import HEAD, MARGIN, TILE, retrieval_sheet
 
+# narrow pictures on purpose
+pytestmark = pytest.mark.filterwarnings("ignore::identisim.images.AspectWarning")
+
 
 def random_tokens(seed: int, grid: tuple[int, int] = (6, 7), dims: int = 24, mask: bool = True) -> Tokens:
     generator = torch.Generator().manual_seed(seed)

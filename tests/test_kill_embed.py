@@ -39,7 +39,9 @@ def _command(photos: Path, out: Path) -> list[str]:
 
 
 def _tables(out: Path) -> dict[str, object]:
-    found = {path.name: pq.read_table(path).to_pydict() for path in sorted((out / "shards").glob("*.parquet"))}
+    found = {
+        path.name: pq.read_table(path).to_pydict() for path in sorted((out / "shards").glob("*.parquet"))
+    }
     return found | {"failures": pq.read_table(out / "failures.parquet").to_pydict()}
 
 
@@ -60,7 +62,10 @@ def test_ten_kills_leave_the_same_rows_as_a_clean_run(tmp_path: Path) -> None:
         killed += process.wait() == -signal.SIGKILL
         sizes.add(len(list(killed_out.glob("shards/*.json"))))
     done = subprocess.run(_command(photos, killed_out), check=True, capture_output=True, text=True)
-    assert killed >= KILLS // 2 and len(sizes) > 1, (killed, sizes)  # the kills came in the middle of the work
+    assert killed >= KILLS // 2 and len(sizes) > 1, (
+        killed,
+        sizes,
+    )  # the kills came in the middle of the work
     assert "3 failed" in done.stdout
     clean = _tables(clean_out)
     assert _tables(killed_out) == clean

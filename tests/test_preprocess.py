@@ -13,6 +13,9 @@ from identisim.errors import InputError
 from identisim.images import Preprocessing, load_image
 from identisim.models.preprocess import bicubic_weights, differentiable_preprocess
 
+# narrow pictures on purpose
+pytestmark = pytest.mark.filterwarnings("ignore::identisim.images.AspectWarning")
+
 MODES = ("square", "pad", "crop")
 
 

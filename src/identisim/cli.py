@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -243,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # a file name that the terminal's encoding lacks must not end a run
         sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _warn
     try:
         command = typer.main.get_command(app)
         code = command.main(args=arguments, prog_name="identisim", standalone_mode=False)
@@ -262,6 +264,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(error.format_message(), 2)
     return _complain("interrupted", code) if code == 130 else int(code or 0)
+
+
+def _warn(message: Warning | str, *_: Any) -> None:
+    print(f"identisim: warning: {message}", file=sys.stderr)
 
 
 def _complain(message: str, code: int) -> int:

@@ -32,6 +32,10 @@ RANGE_TOLERANCE: Final = 1e-3
 """How far floats may leave their range, as a fraction of it: the rounding of an earlier resize."""
 
 
+class AspectWarning(UserWarning):
+    """A picture is so narrow that little of it is left in a square."""
+
+
 class ImageError(InputError):
     """A picture cannot be read; the message names it, the fault and what to do."""
 
@@ -229,8 +233,12 @@ def errors_naming(name: str) -> Iterator[None]:
             f"cannot read {name}: not a readable {', '.join(FORMATS)} file, and others are not opened; "
             "convert it to PNG"
         ) from error
+    except FileNotFoundError as error:
+        raise ImageError(f"cannot read {name}: there is no such file; check the path") from error
+    except PermissionError as error:
+        raise ImageError(f"cannot read {name}: not permitted; check who may read it") from error
     except Exception as error:
-        raise ImageError(f"cannot read {name}: {error}; it may be missing, damaged or unsupported") from error
+        raise ImageError(f"cannot read {name}: {error}; it may be damaged or unsupported") from error
 
 
 _settings_lock = threading.Lock()

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import uuid
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from identisim.decoding import (
     FORMATS,
     RANGE_TOLERANCE,
     SUFFIXES,
+    AspectWarning,
     ImageError,
     ImageLimits,
     Pixels,
@@ -45,6 +47,7 @@ __all__ = [
     "PAD_GREY",
     "RANGE_TOLERANCE",
     "SUFFIXES",
+    "AspectWarning",
     "ImageError",
     "ImageLike",
     "ImageLimits",
@@ -66,6 +69,7 @@ ImageLike: TypeAlias = Union[str, os.PathLike[str], bytes, Image.Image, NDArray[
 """What `load_image` reads: path, encoded bytes, PIL image, numpy array (H, W, C), torch tensor (C, H, W)."""
 
 PAD_GREY: Final = 128
+ASPECT: Final = 10
 """Grey level of the borders that `Preprocessing(mode="pad")` adds."""
 
 
@@ -177,6 +181,9 @@ class Preprocessing:
     def __call__(self, rgb: Pixels) -> NDArray[np.float32]:
         """Turn (H, W, 3) uint8 into (3, size, size) float32: Pillow bicubic on uint8, /255, −mean, /std."""
         _require_pixels(rgb)
+        if (longer := max(rgb.shape[:2])) > ASPECT * min(rgb.shape[:2]):
+            message = f"a picture {longer} pixels long is over {ASPECT} times as long as wide"
+            warnings.warn(message, AspectWarning, stacklevel=2)
         place = self.placement(*rgb.shape[:2])
         resized = _bicubic(Image.fromarray(rgb), place)
         canvas = Image.new("RGB", (self.size, self.size), (PAD_GREY,) * 3)
