@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -266,7 +266,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _complain("interrupted", code) if code == 130 else int(code or 0)
 
 
-def _warn(message: Warning | str, *_: Any) -> None:
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     print(f"identisim: warning: {message}", file=sys.stderr)
 
 
