@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from scipy.fft import dctn
 from skimage.feature import hog
 
@@ -48,17 +49,22 @@ def phash_matrix(images: Images) -> np.ndarray:
     return -np.stack([(bits != row).sum(1) for row in bits]).astype(float)
 
 
-def sift_matrix(images: Images) -> np.ndarray:
-    """log(1 + number of matches that pass Lowe's ratio test at 0.8), mean of both directions."""
-    detector, matcher = cv2.SIFT_create(nfeatures=400), cv2.BFMatcher(cv2.NORM_L2)
-    described = [
-        detector.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)[1] for image in images
-    ]
+def sift_matrix(images: Images, features: int = 250) -> np.ndarray:
+    """log(1 + number of matches that pass Lowe's ratio test at 0.8), sum of both directions."""
+    detector = cv2.SIFT_create(nfeatures=features)
+    described = torch.zeros(len(images), features, 128)
+    for number, image in enumerate(images):
+        found = detector.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)[1]
+        if found is not None:
+            described[number, : len(found)] = torch.from_numpy(found[:features])
+    described = torch.nn.functional.normalize(described, dim=2)  # nearly all SIFT descriptors have one length
+    present = described.abs().sum(2) > 0
     counts = np.zeros((len(images), len(images)))
-    for i, a in enumerate(described):
-        for j, b in enumerate(described):
-            if i != j and a is not None and b is not None and len(a) > 1 and len(b) > 1:
-                counts[i, j] = sum(m.distance < 0.8 * n.distance for m, n in matcher.knnMatch(a, b, k=2))
+    for i, query in enumerate(described):
+        cosines = (query[present[i]] @ described.flatten(0, 1).T).view(-1, len(images), features)
+        distances = (2 - 2 * cosines.masked_fill_(~present, -1.0)).clamp_min_(0).sqrt_()
+        first, second = distances.topk(2, dim=2, largest=False).values.unbind(2)
+        counts[i] = (first < 0.8 * second).sum(0).numpy()
     return np.log1p(counts) + np.log1p(counts.T)
 
 

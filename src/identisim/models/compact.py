@@ -17,7 +17,7 @@ PATCH_SIZE = 8
 """Pixels a side of one patch."""
 STRIDE = 16
 """The image side must be a multiple of this: the deepest stage sees one value per 16 × 16 pixels."""
-WEIGHTS_SHA256 = "dc5d1f53e1c454db71ac6ce5026b5453dd040a1fb2766e7ad05997d026dca053"
+WEIGHTS_SHA256 = "14d0428b8c5094e43682de14b14c9cd1cffcea717658e7dd230b61373ca31233"
 """Of the packaged `compact.safetensors`."""
 CELL_CHANNELS = 16
 ORIENTATIONS = 8
