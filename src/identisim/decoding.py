@@ -234,7 +234,7 @@ def errors_naming(name: str) -> Iterator[None]:
             "convert it to PNG"
         ) from error
     except FileNotFoundError as error:
-        raise ImageError(f"cannot read {name}: there is no such file; check the path") from error
+        raise ImageError(f"cannot read {name}: No such file; check the path") from error
     except PermissionError as error:
         raise ImageError(f"cannot read {name}: not permitted; check who may read it") from error
     except Exception as error:
