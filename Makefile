@@ -10,6 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 .PHONY: demo test test-slow check bench docs clean
 
 demo: .venv/installed-demo
+	rm -rf build/demo
 	$(BIN)/python -m identisim.demo.tour build/demo
 
 test: .venv/installed-dev

@@ -24,6 +24,8 @@ from identisim.sheets import retrieval_sheet
 from identisim.world.sample import write_world
 
 METRICS = ("compact", "ssim", "colour-histogram")
+OTHERS = 5
+"""Other objects that each object is told from."""
 _TRY = (
     "{program} compare PHOTO_A PHOTO_B --explain why.png",
     "{program} embed FOLDER --out my-gallery",
@@ -44,11 +46,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often a metric finds the other view of an object more alike than a view of its near-identity."""
+    """How often a metric finds the other view of an object more alike than another thing; ties count half.
+
+    others: against views of `OTHERS` other objects; near: against one view of the near-identity.
+    """
 
     metric: str
-    right: float
-    triplets: int
+    others: float
+    near: float
+    objects: int
 
 
 def make_tour(out: Path, *, identities: int = 30, size: int = 192) -> Path:
@@ -105,14 +111,17 @@ def _pairs(out: Path, views: list[View], metrics: dict[str, Metric]) -> list[Pai
 
 
 def _accuracy(metric: Metric, root: Path, views: list[View]) -> Accuracy:
-    """Triplet accuracy (ties count half) over all identities: views 0 and 1 against view 0 of the near-identity."""
+    """Triplet accuracy over all identities: anchor = view 0, positive = view 1."""
     groups = _by_identity(views)
     names = [name for name in groups if "-near" not in name]
     anchors = [root / groups[name][0].path for name in names]
-    positive = metric.similarity(anchors, [root / groups[name][1].path for name in names])
-    negative = metric.similarity(anchors, [root / groups[f"{name}-near1"][0].path for name in names])
-    right = (positive > negative).mean() + 0.5 * (positive == negative).mean()
-    return Accuracy(metric.name, float(right), len(names))
+    seconds = [root / groups[name][1].path for name in names]
+    positive = metric.similarity(anchors, seconds)
+    near = metric.similarity(anchors, [root / groups[f"{name}-near1"][0].path for name in names])
+    steps = range(1, min(OTHERS, len(names) - 1) + 1)
+    others = [metric.similarity(anchors, seconds[step:] + seconds[:step]) for step in steps]
+    ahead = [float((positive > o).mean() + 0.5 * (positive == o).mean()) for o in (near, *others)]
+    return Accuracy(metric.name, sum(ahead[1:]) / len(others), ahead[0], len(names))
 
 
 def _search(out: Path, root: Path, views: list[View], metric: Metric) -> tuple[Path, list[Hit], Path]:
