@@ -2,7 +2,7 @@
 PYTHON ?= python3
 TEST_JOBS ?= 2
 BIN := .venv/bin
-# without byte-compiling what is never imported: it takes longer than all else
+# without byte-compiling, because most of what is installed is never imported
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 # one thread per test process: the processes share the cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest

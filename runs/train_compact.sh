@@ -16,7 +16,7 @@ export OMP_NUM_THREADS=1
 renderer=$!
 trap 'kill "$renderer" 2>/dev/null || true' EXIT
 
-# without huge pages the page faults of big activations cost half of the speed on virtual machines
+# without huge pages the page faults of big activations cost much of the speed on virtual machines
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=20000000000
 OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1)) \
   "$python" -m identisim.training.compact "$out/shards" "$out/run" --minutes "$minutes"

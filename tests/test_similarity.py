@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from identisim import similarity
 from identisim.errors import InputError
@@ -26,6 +25,7 @@ from identisim.similarity import (
     transport_distance,
     unit,
 )
+from largest_tensor import LargestTensor
 
 
 def vectors(*shape: int, seed: int = 0) -> Tensor:
@@ -219,20 +219,6 @@ def test_top_k_reads_memory_maps_and_other_types(tmp_path: Path) -> None:
         assert not values.requires_grad
     half = top_k(gallery[:4].half(), gallery.half(), 7)
     torch.testing.assert_close(half, top_k(gallery[:4].half().double(), gallery.half().double(), 7))
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the largest tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            self.elements = max(self.elements, result.numel())
-        return result
 
 
 def test_top_k_never_holds_queries_times_gallery(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from identisim import transport
 from identisim.errors import InputError
 from identisim.similarity import transport_distance
+from largest_tensor import LargestTensor
 
 
 def tokens(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -229,20 +229,6 @@ def test_a_pair_has_one_value_alone_in_a_batch_in_reverse_and_swapped(
     for other in (torch.cat(alone), backwards.flip(0), swapped):
         torch.testing.assert_close(other, batch, rtol=0, atol=1e-6)
     assert torch.all(batch > -0.002) and torch.all(batch <= 2 + 1e-5)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the largest tensor that any operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            self.elements = max(self.elements, result.numel())
-        return result
 
 
 @pytest.mark.parametrize("debias", [False, True])

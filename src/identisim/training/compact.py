@@ -5,7 +5,7 @@ SHARDS is a folder of `shard-*.npy` (see `identisim.training.shards`) that may s
 `held-00000.npy` that is only ever measured. OUT receives `compact.safetensors` (averaged weights), `checkpoint.pt`
 and `losses.jsonl`. A killed run continues from its last checkpoint.
 
-Where page faults are dear (virtual machines), twice as fast with glibc keeping its memory in huge pages:
+Where page faults are dear (virtual machines), faster with glibc keeping its memory in huge pages:
 `GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=20000000000`
 """
 
