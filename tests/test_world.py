@@ -17,11 +17,14 @@ from PIL import Image
 
 from identisim.errors import InputError
 from identisim.records import read_views
-from identisim.world import kernels, mesh
+from identisim.world import kernels, mesh, optics, textures
 from identisim.world.alter import CHANGES, alter
 from identisim.world.families import FAMILIES, sample_identity
 from identisim.world.identity import Identity, Material, Part
 from identisim.world.labels import SIZE, STYLES, draw
+from identisim.world.places import Backdrop
+from identisim.world.poses import POSTURES, posed
+from identisim.world.props import PROPS
 from identisim.world.render import render
 from identisim.world.sample import write_world
 from identisim.world.shards import MEMBERS, VIEWS, shard
@@ -64,15 +67,16 @@ def test_every_family_is_seen_and_masked(family: str) -> None:
 
 
 def test_identities_differ_and_are_drawn_from_all_families() -> None:
-    keys = [sample_identity(0, number) for number in range(40)]
-    assert len({identity.key for identity in keys}) == 40
+    run = len(FAMILIES)
+    keys = [sample_identity(0, number) for number in range(7, 7 + run)]
+    assert len({identity.key for identity in keys}) == run
     assert {identity.family for identity in keys} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_near_identity_differs_in_one_way(change: str) -> None:
     changed = 0
-    for number in range(10):
+    for number in range(len(FAMILIES)):
         old = sample_identity(2, number)
         try:
             new = alter(old, 0.5, number, change)
@@ -97,7 +101,15 @@ def test_a_near_identity_differs_in_one_way(change: str) -> None:
         assert touched and touched <= allowed[change]
         if change == "colour":
             assert len(touched) == 1
-    assert changed >= 5
+    assert changed >= (len(FAMILIES) // 2 if change == "print" else len(FAMILIES))
+
+
+def test_a_changed_print_or_colour_is_seen_on_the_label() -> None:
+    for number in range(2 * len(FAMILIES)):
+        old = sample_identity(6, number)
+        new = alter(old, 0.3, number, "colour")
+        labels = [(a, b) for a, b in zip(old.labels, new.labels, strict=True) if a != b]
+        assert not labels or any((draw(a) != draw(b)).any() for a, b in labels)
 
 
 def test_alter_is_reproducible_and_checks_its_strength() -> None:
@@ -108,7 +120,7 @@ def test_alter_is_reproducible_and_checks_its_strength() -> None:
             alter(identity, strength, 0)
 
 
-@pytest.mark.parametrize("style", [*STYLES, "plain"])
+@pytest.mark.parametrize("style", [*STYLES, "dial", "plain"])
 def test_labels_are_pictures_with_ink(style: str) -> None:
     label = next(label for label in sample_identity(0, 0).labels)
     drawn = draw(dataclasses.replace(label, style=style, opaque=False))
@@ -141,7 +153,7 @@ def test_rasterise_keeps_the_nearest_and_weights_sum_to_the_point() -> None:
     corners = np.column_stack([np.random.default_rng(0).uniform(-2, 18, (6, 2)), [0.5] * 3 + [0.9] * 3])
     faces = np.array([[0, 1, 2], [3, 4, 5]], np.int32)
     depth, hit, bary = np.zeros((16, 16)), np.full((16, 16), -1, np.int32), np.zeros((16, 16, 2))
-    kernels.rasterise(corners, faces, 16, depth, hit, bary)
+    kernels.rasterise(corners, faces, 16, depth, hit, bary, np.zeros(2, np.bool_))
     for y in range(16):
         for x in range(16):
             point = np.array([x + 0.5, y + 0.5])
@@ -163,15 +175,15 @@ def test_rasterise_keeps_the_nearest_and_weights_sum_to_the_point() -> None:
 @settings(max_examples=50, deadline=None)
 @given(*(st.floats(-30, 30) for _ in range(3)), st.integers(0, 60000))
 def test_noise_stays_in_range_and_cells_equal_brute_force(x: float, y: float, z: float, seed: int) -> None:
-    assert 0 <= kernels.noise(x, y, z, seed) <= 1
-    assert 0 <= kernels.clouds(x, y, z, seed) <= 1
-    near, far, name = kernels.cells(x, y, z, seed)
+    assert 0 <= textures.noise(x, y, z, seed) <= 1
+    assert 0 <= textures.clouds(x, y, z, seed) <= 1
+    near, far, name = textures.cells(x, y, z, seed)
     assert 0 <= near <= far and 0 <= name <= 1
     distances = []
     for p in range(int(np.floor(x)) - 1, int(np.floor(x)) + 2):
         for q in range(int(np.floor(y)) - 1, int(np.floor(y)) + 2):
             for r in range(int(np.floor(z)) - 1, int(np.floor(z)) + 2):
-                value = kernels.LATTICE[
+                value = textures.LATTICE[
                     (((p + seed) & 31) << 10) | (((q + (seed >> 5)) & 31) << 5) | ((r + (seed >> 10)) & 31)
                 ]
                 point = np.array([p + value, q + value * 253 % 1, r + value * 4093 % 1])
@@ -189,8 +201,110 @@ def test_meshes_are_finite_with_unit_normals(family: str) -> None:
     assert built.labels.max() < len(identity.labels) and built.materials.max() < len(identity.materials)
 
 
+def _faces(clear: bool) -> np.ndarray:
+    corners = np.array([[-9.0, -9.0, 0.5], [40.0, -9.0, 0.5], [-9.0, 40.0, 0.5]])
+    depth, hit, bary = np.zeros((8, 8)), np.full((8, 8), -1, np.int32), np.zeros((8, 8, 2))
+    kernels.rasterise(corners, np.array([[0, 1, 2]], np.int32), 8, depth, hit, bary, np.array([clear]))
+    return hit >= 0
+
+
+def test_clear_triangles_fill_half_of_every_block() -> None:
+    assert _faces(False).all()
+    blocks = _faces(True).reshape(4, 2, 4, 2).sum(axis=(1, 3))
+    assert (blocks == 2).all()
+
+
+def test_hair_grows_outwards_no_longer_than_it_is() -> None:
+    size, pixels = 64, 40.0
+    y, x = np.mgrid[:size, :size]
+    inside = np.hypot(x - 32, y - 32) < 15
+    hit = np.where(inside, 0, -1).astype(np.int32)
+    depth, bary = np.where(inside, 1.0, 0.0), np.zeros((size, size, 2))
+    hits, depths, barys = np.empty_like(hit), np.empty_like(depth), np.empty_like(bary)
+    optics.ruffle(hit, bary, depth, np.array([0.1]), pixels, hits, barys, depths)
+    distance = np.hypot(x - 32, y - 32)
+    grown = (hits >= 0) & ~inside
+    assert grown.sum() > 10 and distance[grown].max() <= 15 + 0.1 * pixels + 1
+    assert (hits[inside] >= 0).all() and (depths[hits >= 0] == 1.0).all()
+    optics.ruffle(hit, bary, depth, np.array([0.0]), pixels, hits, barys, depths)
+    assert np.array_equal(hits, hit)
+
+
+@pytest.mark.parametrize("radius", [1.0, 3.0, 6.5])
+def test_defocus_keeps_flat_light_and_what_is_sharp(radius: float) -> None:
+    rng = np.random.default_rng(0)
+    weight = np.zeros((48, 48))
+    weight[:, 20:] = 1.0
+    picture, out = rng.uniform(0, 3, (48, 48, 3)), np.empty((48, 48, 3))
+    optics.defocus(picture, weight, radius, out)
+    assert np.array_equal(out[:, :20], picture[:, :20])
+    assert out[:, 20:].std() < 0.75 * picture[:, 20:].std()
+    flat = np.where(weight[..., None] > 0, 0.7, 2.5) * np.ones(3)
+    optics.defocus(flat, weight, radius, out)
+    assert out[:, 20:] == pytest.approx(0.7)  # the sharp part does not bleed
+
+
+def test_blur_of_the_distance_leaves_object_and_mask_alone() -> None:
+    view = dataclasses.replace(sample_view(0, 4, 0), neighbours=())
+    film = dataclasses.replace(view.film, blur=0.0, noise=0.0, jpeg=0)
+    busy = Material("clutter", ((0.5, 0.5, 0.5),) * 3, frequency=4.0)
+    sharp = Backdrop(False, True, 3.0, GREY, busy)
+    identity = sample_identity(0, 0)
+    first, second = (
+        render(
+            identity, dataclasses.replace(view, film=film, backdrop=dataclasses.replace(sharp, blur=b)), 64
+        )
+        for b in (0.0, 0.05)
+    )
+    assert np.array_equal(first.mask, second.mask)
+    inner = np.asarray(Image.fromarray(first.mask).resize((64, 64))) > 0
+    inner[1:-1, 1:-1] &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+    assert inner.sum() > 50 and np.array_equal(first.image[inner], second.image[inner])
+    away = first.mask == 0
+    assert second.image[away].std() < first.image[away].std()
+
+
+@pytest.mark.parametrize("family", POSTURES)
+def test_postures_keep_the_feet_on_the_ground(family: str) -> None:
+    identity = FAMILIES[family](np.random.default_rng(3))
+    built = mesh.build(identity)
+    joints = tuple((part.joint, part.position) for part in identity.parts)
+    heights = set()
+    for pose in range(12):
+        vertices, normals = posed(built, family, joints, pose)
+        assert vertices[:, 1].min() == pytest.approx(float(built.vertices[:, 1].min()), abs=1e-5)
+        assert np.linalg.norm(normals, axis=1) == pytest.approx(1, abs=1e-4)
+        heights.add(round(float(np.ptp(vertices[:, 1])), 2))
+    assert max(heights) > 1.2 * min(heights)  # it stands, sits and lies
+
+
+def test_gobos_shade_a_part_of_the_beam() -> None:
+    places = np.random.default_rng(0).uniform(-0.4, 0.4, (400, 2))
+    light = np.zeros(22)
+    for kind in (kernels.DAPPLED, kernels.BARS, kernels.EDGE):
+        light[kernels.GOBO : kernels.GOBO + 3] = kind, 9.0, 3
+        through = np.array([kernels.gobo(light, u, v) for u, v in places])
+        assert 0 <= through.min() < 0.2 and 0.8 < through.max() <= 1
+
+
+@pytest.mark.parametrize("prop", sorted({prop.__name__ for prop in PROPS}))
+def test_props_are_meshes(prop: str) -> None:
+    draws = {function.__name__: function for function in PROPS}
+    built = mesh.build(draws[prop](np.random.default_rng(1)))
+    assert np.isfinite(built.vertices).all() and len(built.faces) > 100
+
+
+def test_tubes_and_lofts_have_the_size_they_are_given() -> None:
+    (points, _), *_ = mesh.tube(0.2, 0.1, 1.0, 0, 0, 0, 0, 1, 0, 0, 2, 0)
+    radii = np.hypot(points[..., 0], points[..., 2])
+    assert radii[1] == pytest.approx(0.2) and radii[-2] == pytest.approx(0.1)
+    assert points[..., 1].min() == pytest.approx(0) and points[..., 1].max() == pytest.approx(2)
+    (points, _), *_ = mesh.loft(1.0, -1, 0, 0.3, 0.5, 0, 0, 0.3, 0.5, 1, 0, 0.3, 0.5)
+    assert np.abs(points).max(axis=(0, 1)) == pytest.approx((0.3, 0.5, 1.0), abs=0.01)
+
+
 def test_shared_views_differ_only_where_the_object_is() -> None:
-    pixels = shard(1, 0, 1, size=48)
+    pixels = shard(1, [0], size=48)
     assert pixels.shape == (1, MEMBERS, VIEWS, 48, 48, 4)
     original, near = pixels[0, 0, -1].astype(int), pixels[0, 1, -1].astype(int)
     away = (original[..., 3] == 0) & (near[..., 3] == 0)

@@ -8,13 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from identisim.world.identity import PATTERNS, Identity, Label, Material, Part, Vector
+from identisim.world.identity import SURFACES, Identity, Label, Material, Part, Vector
+from identisim.world.labels import draw
+from identisim.world.mesh import build
 from identisim.world.palette import colour, material
 
 Random = np.random.Generator
 
 CHANGES = ("colour", "pattern", "print", "shape", "part")
 """What can change: a colour, the texture's kind or scale, the printed matter, the proportions, one part."""
+
+_TINY = 0.02  # share of the surface below which a part or a material is not worth changing
+_TRIES = 8
 
 
 def alter(identity: Identity, strength: float, seed: int, change: str | None = None) -> Identity:
@@ -28,12 +33,39 @@ def alter(identity: Identity, strength: float, seed: int, change: str | None = N
     rng = np.random.default_rng([seed, 4])
     names = [change] if change else [str(name) for name in rng.permutation(CHANGES)]
     for name in names:
-        changed = _APPLY[name](identity, strength, rng)
-        if changed.key != identity.key:
-            return changed
+        for _ in range(_TRIES):
+            changed = _APPLY[name](identity, strength, rng)
+            if changed.key == identity.key:
+                break
+            if _shows(identity, changed):
+                return changed
     raise ValueError(
         f"a {identity.family} has nothing to change of kind {change!r}; choose one of {', '.join(CHANGES)}"
     )
+
+
+def _shows(old: Identity, new: Identity) -> bool:
+    """Whether changed labels look different: an ink may be one that the drawing never uses."""
+    pairs = [(a, b) for a, b in zip(old.labels, new.labels, strict=True) if a != b]
+    return not pairs or any(np.abs(draw(a).astype(int) - draw(b)).mean() > 1 for a, b in pairs)
+
+
+def _bare_shares(identity: Identity) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the surface that each part (P,) and each material (K,) has and that no opaque label covers."""
+    mesh = build(identity)
+    corners = mesh.vertices[mesh.faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    opaque = np.array([*(label.opaque for label in identity.labels), False])
+    bare = np.where(opaque[mesh.labels], 0.0, area)
+    parts = np.bincount(mesh.parts[mesh.faces[:, 0]], bare, len(identity.parts))
+    materials = np.bincount(mesh.materials, bare, len(identity.materials))
+    return parts / area.sum(), materials / area.sum()
+
+
+def _large(shares: np.ndarray, rng: Random) -> int:
+    """One of the shares that are not tiny."""
+    found = np.flatnonzero(shares > _TINY)
+    return int(rng.choice(found if len(found) else np.array([int(shares.argmax())])))
 
 
 def _shifted(rng: Random, old: Vector, strength: float) -> Vector:
@@ -50,10 +82,8 @@ def _shifted(rng: Random, old: Vector, strength: float) -> Vector:
 
 
 def _seen(identity: Identity, rng: Random) -> int:
-    """A material of a part that is not tiny."""
-    sizes = [max(part.size) if part.kind != "lathe" else 1.0 for part in identity.parts]
-    large = [part.material for part, size in zip(identity.parts, sizes, strict=True) if size > 0.15]
-    return int(rng.choice(large or [0]))
+    """A material that shows on the object."""
+    return _large(_bare_shares(identity)[1], rng)
 
 
 def _with_material(identity: Identity, index: int, new: Material) -> Identity:
@@ -91,8 +121,12 @@ def _pattern(identity: Identity, strength: float, rng: Random) -> Identity:
     index = _seen(identity, rng)
     old = identity.materials[index]
     if strength > 0.5 or old.pattern == "plain":
-        other = str(rng.choice([name for name in PATTERNS if name not in (old.pattern, "plain")]))
-        return _with_material(identity, index, replace(old, pattern=other, phase=int(rng.integers(1 << 16))))
+        other = str(rng.choice([name for name in SURFACES if name not in (old.pattern, "plain")]))
+        first, second, third = old.colours
+        if max(abs(a - b) for a, b in zip(first, second, strict=True)) < 0.15:
+            second = _shifted(rng, first, strength)  # a pattern of equal colours would not show
+        fresh = replace(old, pattern=other, colours=(first, second, third), phase=int(rng.integers(1 << 16)))
+        return _with_material(identity, index, fresh)
     factor = float(np.exp(rng.choice([-1, 1]) * (0.25 + 1.2 * strength)))
     return _with_material(
         identity, index, replace(old, frequency=old.frequency * factor, phase=int(rng.integers(1 << 16)))
@@ -120,7 +154,7 @@ def _shape(identity: Identity, strength: float, rng: Random) -> Identity:
         axis = int(rng.integers(3))
         stretch = tuple(factor if i == axis else 1.0 for i in range(3))
         return replace(identity, parts=tuple(_scaled(part, stretch, move=True) for part in identity.parts))
-    index = int(rng.integers(len(identity.parts)))
+    index = _large(_bare_shares(identity)[0], rng)
     return _with_part(identity, index, _scaled(identity.parts[index], (factor, factor, factor), move=False))
 
 
@@ -132,7 +166,7 @@ def _scaled(part: Part, stretch: tuple[float, ...], *, move: bool) -> Part:
 
 def _part(identity: Identity, strength: float, rng: Random) -> Identity:
     """One part takes another material, disappears, or a knob is added."""
-    index = int(rng.integers(len(identity.parts)))
+    index = _large(_bare_shares(identity)[0], rng)
     kind = rng.random()
     if kind < 0.5:
         fresh = replace(identity, materials=(*identity.materials, material(rng)))

@@ -7,9 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from identisim.world.creatures import animal, plush
+from identisim.world.household import clock, fruit, glasses, jar, teapot
 from identisim.world.identity import Identity
 from identisim.world.packages import bag, bottle, carton, flat
 from identisim.world.things import sculpture, shoe, vehicle, vessel
+from identisim.world.toys import drawing, duck, robot
+from identisim.world.wearables import backpack, boot
 
 # the order is part of the world: identity numbers take turns through it
 FAMILIES: dict[str, Callable[[np.random.Generator], Identity]] = {
@@ -23,6 +26,16 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Identity]] = {
     "shoe": shoe,
     "flat": flat,
     "sculpture": sculpture,
+    "backpack": backpack,
+    "teapot": teapot,
+    "clock": clock,
+    "glasses": glasses,
+    "robot": robot,
+    "jar": jar,
+    "fruit": fruit,
+    "drawing": drawing,
+    "boot": boot,
+    "duck": duck,
 }
 
 

@@ -20,7 +20,8 @@ class Material:
     """A solid texture and how it reflects light.
 
     pattern: a name of `PATTERNS`; the three colours are blended by it. frequency: cycles per unit. gloss: strength of
-    the highlight in [0, 1]; sharpness: its exponent; mirror: share of the surroundings reflected; bump: relief.
+    the highlight in [0, 1]; sharpness: its exponent; mirror: share of the surroundings reflected, in the material's own
+    colour above one half (metal); bump: relief; shag: length of hairs in units; clear: half transparent.
     """
 
     pattern: str
@@ -33,13 +34,18 @@ class Material:
     sharpness: float = 20.0
     mirror: float = 0.0
     bump: float = 0.0
+    shag: float = 0.0
+    clear: bool = False
 
 
 PATTERNS = (
     "plain", "stripes", "check", "dots", "clouds", "patches", "rings", "marble", "bricks", "two-tone",
     "speckle", "planks", "fur", "cracks", "tartan", "spots",
+    "tabby", "gradient", "weave", "tiles", "grass", "ripples", "bokeh", "goods", "clutter", "scenery",
 )  # fmt: skip
 """Solid textures by name; the position is the number that the kernels switch on."""
+SURFACES = PATTERNS[: PATTERNS.index("grass")]
+"""The textures that objects wear; the others are surroundings."""
 
 
 @dataclass(frozen=True)

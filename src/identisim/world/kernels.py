@@ -1,4 +1,4 @@
-"""Compiled inner loops of the renderer: rasterise triangles, look up solid textures, shade pixels.
+"""Compiled inner loops of the renderer: rasterise triangles, shade pixels.
 
 Shapes: V vertices, F triangles, S × S pixels, K materials (rows of `MATERIAL` numbers), L labels. No fast-math:
 the same numbers give the same pixels on every run.
@@ -11,34 +11,36 @@ import math
 import numpy as np
 from numba import njit
 
-# columns of a material row
-PATTERN, COLOURS, FREQUENCY, WARP, DIRECTION, PHASE, GLOSS, SHARPNESS, MIRROR, BUMP = (
-    0,
-    1,
-    10,
-    11,
-    12,
-    15,
-    16,
-    17,
-    18,
-    19,
+from identisim.world.textures import (
+    BUMP,
+    COLOURS,
+    FREQUENCY,
+    GLOSS,
+    MIRROR,
+    PATTERN,
+    PHASE,
+    SCENERY,
+    SHAG,
+    SHARPNESS,
+    albedo,
+    clouds,
+    noise,
+    smooth,
 )
-MATERIAL = 20
+
 # columns of the light row
-KEY, KEY_COLOUR, FILL, FILL_COLOUR, SKY, FLOOR, EXPOSURE = 0, 3, 6, 9, 12, 15, 18
-LIGHT = 19
-# random numbers on a 32³ lattice: a table look-up is three times faster than hashing, and 256 kB stay in the cache
-LATTICE = np.random.default_rng(20260101).random(32768)
+KEY, KEY_COLOUR, FILL, FILL_COLOUR, SKY, FLOOR, EXPOSURE, GOBO = 0, 3, 6, 9, 12, 15, 18, 19
+DAPPLED, BARS, EDGE = 1, 2, 3  # kinds of gobo
 LINEAR = (np.arange(256) / 255.0) ** 2.2  # light of an 8-bit value
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def rasterise(screen, faces, size, depth, hit, bary):
+def rasterise(screen, faces, size, depth, hit, bary, clear):
     """Nearest triangle of every pixel.
 
     screen: (V, 3) x, y in pixels and 1/z (0 or less = behind the camera). depth: (S, S) 1/z, filled; hit: (S, S) int32
-    triangle or −1; bary: (S, S, 2) screen-space weights of corners 0 and 1.
+    triangle or −1; bary: (S, S, 2) screen-space weights of corners 0 and 1. clear: (F,) bool,
+    triangles that fill every other pixel only (half transparent once pixels are averaged in blocks).
     """
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -65,6 +67,8 @@ def rasterise(screen, faces, size, depth, hit, bary):
             py = y + 0.5
             for x in range(x0, x1 + 1):
                 px = x + 0.5
+                if clear[f] and (x + y) % 2 == 1:
+                    continue
                 wa = ((bx - px) * (cy - py) - (by - py) * (cx - px)) * inverse
                 wb = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) * inverse
                 wc = 1.0 - wa - wb
@@ -78,140 +82,24 @@ def rasterise(screen, faces, size, depth, hit, bary):
                     bary[y, x, 1] = wb
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _hash(x, y, z, seed):
-    i, j, k = (x + seed) & 31, (y + (seed >> 5)) & 31, (z + (seed >> 10)) & 31
-    return LATTICE[(i << 10) | (j << 5) | k]
+@njit(cache=True, nogil=True, error_model="numpy")
+def gobo(light, u, v):
+    """Share of the key light that leaves, a window or an edge let through at a place across the beam."""
+    kind, scale, seed = int(light[GOBO]), light[GOBO + 1], int(light[GOBO + 2])
+    if kind == DAPPLED:
+        return 0.1 + 0.9 * smooth(0.44, 0.56, clouds(u * scale, v * scale, 0.5, seed))
+    if kind == BARS:
+        a, b = u * scale * 0.5 + 0.13 * (seed % 7), v * scale * 0.25
+        bar = min(abs(a - math.floor(a) - 0.5), abs(b - math.floor(b) - 0.5) * 2)
+        return 0.06 + 0.94 * smooth(0.09, 0.15, bar)
+    if kind == EDGE:
+        angle = 0.01 * (seed % 628)
+        return 0.05 + 0.95 * smooth(-0.02, 0.02, u * math.cos(angle) + v * math.sin(angle) + 0.2)
+    return 1.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def noise(x, y, z, seed):
-    """Smooth value noise in [0, 1]."""
-    fx, fy, fz = math.floor(x), math.floor(y), math.floor(z)
-    i, j, k = int(fx), int(fy), int(fz)
-    u, v, w = x - fx, y - fy, z - fz
-    u, v, w = u * u * (3 - 2 * u), v * v * (3 - 2 * v), w * w * (3 - 2 * w)
-    near = (_hash(i, j, k, seed) * (1 - u) + _hash(i + 1, j, k, seed) * u) * (1 - v)
-    near += (_hash(i, j + 1, k, seed) * (1 - u) + _hash(i + 1, j + 1, k, seed) * u) * v
-    far = (_hash(i, j, k + 1, seed) * (1 - u) + _hash(i + 1, j, k + 1, seed) * u) * (1 - v)
-    far += (_hash(i, j + 1, k + 1, seed) * (1 - u) + _hash(i + 1, j + 1, k + 1, seed) * u) * v
-    return near * (1 - w) + far * w
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def clouds(x, y, z, seed):
-    """Three octaves of noise in [0, 1]."""
-    total = noise(x, y, z, seed) * 0.57
-    total += noise(2.03 * x, 2.03 * y, 2.03 * z, seed + 1) * 0.29
-    return total + noise(4.1 * x, 4.1 * y, 4.1 * z, seed + 2) * 0.14
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def cells(x, y, z, seed):
-    """Voronoi cells: distances to the two nearest seed points and the nearest one's number in [0, 1]."""
-    i, j, k = int(math.floor(x)), int(math.floor(y)), int(math.floor(z))
-    best, second, bi, bj, bk = 9.0, 9.0, 0, 0, 0
-    for di in range(-1, 2):
-        for dj in range(-1, 2):
-            for dk in range(-1, 2):
-                p, q, r = i + di, j + dj, k + dk
-                # one hash feeds three coordinates
-                h = _hash(p, q, r, seed)
-                g, e = h * 253.0, h * 4093.0
-                dx, dy, dz = p + h - x, q + (g - math.floor(g)) - y, r + (e - math.floor(e)) - z
-                d = dx * dx + dy * dy + dz * dz
-                if d < best:
-                    second, best, bi, bj, bk = best, d, p, q, r
-                elif d < second:
-                    second = d
-    return math.sqrt(best), math.sqrt(second), _hash(bi, bj, bk, seed + 37)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _smooth(low, high, x):
-    t = min(1.0, max(0.0, (x - low) / (high - low)))
-    return t * t * (3 - 2 * t)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _above(low, x):
-    return 1.0 if x > low else 0.0
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def blend(kind, x, y, z, along, across, seed):
-    """Mixing weights (second colour, third colour) of a solid texture at a point already scaled by its frequency."""
-    if kind == 1:  # stripes
-        return _smooth(-0.2, 0.2, math.sin(along * 6.283)), 0.0
-    if kind == 2:  # check
-        return 1.0 * ((int(math.floor(x)) + int(math.floor(y)) + int(math.floor(z))) % 2), 0.0
-    if kind == 3:  # dots
-        u, v = along - math.floor(along) - 0.5, across - math.floor(across) - 0.5
-        return 1.0 - _smooth(0.25, 0.32, math.sqrt(u * u + v * v)), 0.0
-    if kind == 4:  # clouds
-        return _smooth(0.25, 0.75, clouds(x, y, z, seed)), 0.0
-    if kind == 5:  # patches
-        name = cells(x * 0.5, y * 0.5, z * 0.5, seed)[2]
-        return _above(0.45, name), _above(0.8, name)
-    if kind == 6:  # rings
-        return 0.5 + 0.5 * math.sin(6.283 * math.sqrt(x * x + z * z) + 3 * noise(x, y * 0.3, z, seed)), 0.0
-    if kind == 7:  # marble
-        return _smooth(
-            0.0, 1.0, abs(math.sin(3.14 * along + 5 * clouds(x * 0.5, y * 0.5, z * 0.5, seed)))
-        ), 0.0
-    if kind == 8:  # bricks
-        row = math.floor(y)
-        u = x + z + 0.5 * (int(row) % 2)
-        joint = min(u - math.floor(u), 2 * (y - row))
-        return _above(joint, 0.09), 0.35 * _hash(int(math.floor(u)), int(row), 0, seed)
-    if kind == 9:  # two-tone
-        return _smooth(
-            -0.15, 0.15, math.sin(along * 1.3 + seed % 7) + 0.8 * (clouds(x, y, z, seed) - 0.5)
-        ), 0.0
-    if kind == 10:  # speckle
-        return _above(0.72, noise(x * 5, y * 5, z * 5, seed)), _above(
-            0.8, noise(x * 4, y * 4, z * 4, seed + 5)
-        )
-    if kind == 11:  # planks
-        plank = math.floor(x)
-        grain = noise(x * 6, y * 0.7, z * 0.7 + 9.0 * _hash(int(plank), 1, 0, seed), seed)
-        return grain * 0.8, _above(x - plank, 0.04)
-    if kind == 12:  # fur
-        grain = noise(x * 4, y * 0.8, z * 4, seed) * 0.6 + clouds(x * 0.4, y * 0.4, z * 0.4, seed + 3) * 0.6
-        return _smooth(0.3, 0.8, grain), 0.0
-    if kind == 13:  # cracks
-        near, far, _ = cells(x * 0.6, y * 0.6, z * 0.6, seed)
-        return 1.0 - _smooth(0.04, 0.12, far - near), 0.0
-    if kind == 14:  # tartan
-        mixed = 0.5 * _above(0.2, math.sin(along * 6.283)) + 0.5 * _above(0.4, math.sin(across * 6.283))
-        return mixed, _above(0.93, math.sin(along * 6.283 + 2))
-    if kind == 15:  # spots
-        near, _, name = cells(x * 0.8, y * 0.8, z * 0.8, seed)
-        return 1.0 - _smooth(0.25 + 0.2 * name, 0.3 + 0.2 * name, near), 0.0
-    return 0.0, 0.0
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def albedo(material, x, y, z, out):
-    """Linear colour of a material at a point in rest coordinates, written to out (3,); returns a relief height."""
-    f, seed = material[FREQUENCY], int(material[PHASE])
-    x, y, z = x * f, y * f, z * f
-    if material[WARP] > 0.0:
-        w = material[WARP] * 2
-        dx, dy = noise(x, y, z, seed + 50) - 0.5, noise(x, y, z, seed + 51) - 0.5
-        x, y, z = x + w * dx, y + w * dy, z - w * dx
-    dx, dy, dz = material[DIRECTION], material[DIRECTION + 1], material[DIRECTION + 2]
-    along = x * dx + y * dy + z * dz
-    across = x * dy + y * dz + z * dx
-    second, third = blend(int(material[PATTERN]), x, y, z, along, across, seed)
-    for c in range(3):
-        value = material[COLOURS + c] * (1 - second) + material[COLOURS + 3 + c] * second
-        out[c] = value * (1 - third) + material[COLOURS + 6 + c] * third
-    return second
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def lit(shadow, frame, x, y, z, bias):
+def lit(shadow, frame, light, x, y, z, bias):
     """Share of the key light that reaches a point: 2 × 2 samples of the shadow map.
 
     frame: rows right, up, towards the light, (half-width of the map, 0, 0), heading of the camera.
@@ -219,11 +107,12 @@ def lit(shadow, frame, x, y, z, bias):
     size = shadow.shape[0]
     u = (x * frame[0, 0] + y * frame[0, 1] + z * frame[0, 2]) / frame[3, 0]
     v = (x * frame[1, 0] + y * frame[1, 1] + z * frame[1, 2]) / frame[3, 0]
+    through = gobo(light, u, v) if light[GOBO] > 0.0 else 1.0
     height = x * frame[2, 0] + y * frame[2, 1] + z * frame[2, 2]
     px, py = (u * 0.5 + 0.5) * size - 0.5, (v * 0.5 + 0.5) * size - 0.5
     i, j = int(math.floor(px)), int(math.floor(py))
     if i < 0 or j < 0 or i + 1 >= size or j + 1 >= size:
-        return 1.0
+        return through
     fx, fy = px - i, py - j
     total = 0.0
     for dj in range(2):
@@ -231,13 +120,33 @@ def lit(shadow, frame, x, y, z, bias):
             weight = (fx if di else 1 - fx) * (fy if dj else 1 - fy)
             if shadow[j + dj, i + di] <= height + 10.0 + bias:
                 total += weight
-    return total
+    return total * through
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scenery(light, dx, dy, dz, material, out):
+    """Trees or houses (first two colours) below a skyline, sky (third colour) with clouds above."""
+    f, seed = material[FREQUENCY], int(material[PHASE])
+    line = 0.05 + 0.35 * clouds(dx * 3.1 + 9, 2.5, dz * 3.1 + 9, seed) - 0.1
+    leaf = noise((dx + 5) * f * 4, (dy + 5) * f * 4, (dz + 5) * f * 4, seed + 1)
+    leaf = smooth(0.2, 0.8, 0.6 * leaf + 0.4 * clouds((dx + 5) * 4, (dy + 5) * 4, (dz + 5) * 4, seed + 2))
+    above = smooth(line - 0.02, line + 0.03, dy)
+    white = 0.5 * smooth(0.4, 0.8, clouds((dx + 5) * 1.5, (dy + 5) * 4, (dz + 5) * 1.5, seed + 3))
+    for c in range(3):
+        land = (material[COLOURS + c] * (1 - leaf) + material[COLOURS + 3 + c] * leaf) * (
+            0.6 * light[SKY + c] + 0.4 * light[KEY_COLOUR + c]
+        )
+        air = (material[COLOURS + 6 + c] * (1 - white) + white) * light[SKY + c] * 1.6
+        out[c] = land * (1 - above) + air * above
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sky(light, dx, dy, dz, material, out):
     """Surroundings in a direction: a vertical gradient with the texture of a distant scene."""
-    t = _smooth(-0.4, 0.5, dy)
+    t = smooth(-0.4, 0.5, dy)
+    if int(material[PATTERN]) == SCENERY:
+        _scenery(light, dx, dy, dz, material, out)
+        return
     albedo(material, dx + 3.0, dy + 3.0, dz + 3.0, out)
     for c in range(3):
         gradient = light[FLOOR + c] * (1 - t) + light[SKY + c] * t
@@ -278,7 +187,9 @@ def surface(material, light, base, n, view, shade, occlusion, far, reflection, o
         )
         out[c] = base[c] * diffuse * (1 - mirror) + light[KEY_COLOUR + c] * spark
         if mirror > 0.0:
-            out[c] += reflection[c] * mirror
+            # glass reflects in white, metal in its own colour
+            metal = smooth(0.45, 0.55, material[MIRROR])
+            out[c] += reflection[c] * mirror * (1 - metal + metal * (0.15 + 1.2 * base[c]))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -288,7 +199,8 @@ def shade(hit, bary, depth, faces, screen, points, normals, rest, uv, face_mater
 
     camera: rows position, right, up, forward, (tan of half the field of view, shift x, shift y). scene: (has
     ground, has wall, wall distance, ground material, wall material, contact radius). block: pixels of a side
-    that share one sample of the background. The rest as in `Mesh`, posed.
+    that share one sample of the background. depth: as `rasterise` left it; the background's is filled in. The rest
+    as in `Mesh`, posed.
     """
     size = hit.shape[0]
     base, n, view, out, scratch = np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3)
@@ -300,6 +212,7 @@ def shade(hit, bary, depth, faces, screen, points, normals, rest, uv, face_mater
                 # surroundings are mostly soft: one sample for a block of background pixels
                 i, j = row - row % block, column - column % block
                 if hit[i, j] < 0:
+                    depth[row, column] = depth[i, j]
                     for k in range(3):
                         image[row, column, k] = image[i, j, k]
                     continue
@@ -327,6 +240,10 @@ def shade(hit, bary, depth, faces, screen, points, normals, rest, uv, face_mater
                 ry = wa * rest[a, 1] + wb * rest[b, 1] + wc * rest[c, 1]
                 rz = wa * rest[a, 2] + wb * rest[b, 2] + wc * rest[c, 2]
                 albedo(material, rx, ry, rz, base)
+                if material[SHAG] > 0.0:
+                    strand = 0.7 + 0.6 * noise(rx * 34.0, ry * 11.0, rz * 22.0, 7)
+                    for k in range(3):
+                        base[k] *= strand
                 if material[BUMP] > 0.0:
                     g = material[FREQUENCY] * 2.5
                     seed = int(material[PHASE])
@@ -345,10 +262,10 @@ def shade(hit, bary, depth, faces, screen, points, normals, rest, uv, face_mater
                     ink = labels[face_label[f], j, i, 3] / 255.0
                     for k in range(3):
                         base[k] = base[k] * (1 - ink) + LINEAR[labels[face_label[f], j, i, k]] * ink
-                reach = lit(shadow, frame, px + 0.03 * n[0], py + 0.03 * n[1], pz + 0.03 * n[2], 0.01)
+                reach = lit(shadow, frame, light, px + 0.03 * n[0], py + 0.03 * n[1], pz + 0.03 * n[2], 0.01)
                 near_floor = 1.0
                 if scene[0] > 0.0 and n[1] < 0.3:
-                    near_floor = 0.55 + 0.45 * _smooth(0.0, 0.35, py)
+                    near_floor = 0.55 + 0.45 * smooth(0.0, 0.35, py)
                 surface(material, light, base, n, view, reach, near_floor, far_row, scratch, out)
             else:
                 t_ground = -camera[0, 1] / dy if scene[0] > 0.0 and dy < -1e-4 else 1e9
@@ -357,19 +274,32 @@ def shade(hit, bary, depth, faces, screen, points, normals, rest, uv, face_mater
                 room = scene[2] - (camera[0, 0] * frame[4, 0] + camera[0, 2] * frame[4, 2])
                 t_wall = room / ahead if scene[1] > 0.0 and ahead > 1e-4 else 1e9
                 t = min(t_ground, t_wall)
+                cosine = dx * camera[3, 0] + dy * camera[3, 1] + dz * camera[3, 2]
+                depth[row, column] = 1.0 / (t * cosine) if t < 40.0 else 0.0
                 if t < 40.0:
                     px, py, pz = camera[0, 0] + t * dx, camera[0, 1] + t * dy, camera[0, 2] + t * dz
                     if t_ground <= t_wall:
                         material = materials[int(scene[3])]
                         n[0], n[1], n[2] = 0.0, 1.0, 0.0
                         albedo(material, px, pz, 0.37, base)
-                        reach = lit(shadow, frame, px, py, pz, 0.02)
-                        contact = 0.45 + 0.55 * _smooth(0.3, 1.3, math.sqrt(px * px + pz * pz) / scene[5])
+                        worn = (
+                            0.7
+                            + 0.4 * noise(px * 0.7, pz * 0.7, 3.3, 11)
+                            + 0.2 * noise(px * 19, pz * 19, 0.3, 12)
+                        )
+                        # what is finer than a pixel fades to its mean
+                        foot = material[FREQUENCY] * t * 3.0 * camera[4, 0] * block / (size * max(0.1, -dy))
+                        fade = foot * foot / (1 + foot * foot)
+                        for k in range(3):
+                            mean = 0.5 * (material[COLOURS + k] + material[COLOURS + 3 + k])
+                            base[k] = (base[k] * (1 - fade) + mean * fade) * worn
+                        reach = lit(shadow, frame, light, px, py, pz, 0.02)
+                        contact = 0.45 + 0.55 * smooth(0.3, 1.3, math.sqrt(px * px + pz * pz) / scene[5])
                     else:
                         material = far_row
                         n[0], n[1], n[2] = -frame[4, 0], 0.0, -frame[4, 2]
                         albedo(material, px * frame[4, 2] - pz * frame[4, 0], py, 0.37, base)
-                        reach, contact = 1.0, 1.0
+                        reach, contact = lit(shadow, frame, light, px, py, pz, 0.02), 1.0
                     surface(material, light, base, n, view, reach, contact, far_row, scratch, out)
                 else:
                     sky(light, dx, dy, dz, far_row, out)

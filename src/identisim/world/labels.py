@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from identisim.world.drawings import cartoon, dial
 from identisim.world.identity import Label, Vector
 
 SIZE = 96  # pixels of a side
 Ink = tuple[int, int, int, int]
 Random = np.random.Generator
 
-STYLES = ("brand", "banded", "picture", "sticker", "lines", "logo", "grid")
+STYLES = ("brand", "banded", "picture", "sticker", "lines", "logo", "grid", "cartoon")
 
 
 def draw(label: Label) -> np.ndarray:
@@ -189,5 +190,5 @@ def _grid(pen: ImageDraw.ImageDraw, rng: Random, inks: list[Ink]) -> None:
 
 _DRAW: dict[str, Callable[[ImageDraw.ImageDraw, Random, list[Ink]], None]] = {
     "brand": _brand, "banded": _banded, "picture": _picture, "sticker": _sticker, "lines": _lines,
-    "logo": _logo_only, "grid": _grid,
+    "logo": _logo_only, "grid": _grid, "cartoon": partial(cartoon, side=2 * SIZE), "dial": partial(dial, side=2 * SIZE),
 }  # fmt: skip

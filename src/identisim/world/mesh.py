@@ -131,8 +131,62 @@ def prism(lobes: float = 5.0, depth: float = 0.3, power: float = 1.0) -> list[Gr
     return [(points, points[..., :2] / 2 + 0.5)]
 
 
+def _smooth_path(points: Array, count: int) -> Array:
+    """`count` points of a Catmull-Rom curve through the points (N, 3)."""
+    place = np.linspace(0, len(points) - 1, count)
+    index = np.minimum(place.astype(int), len(points) - 2)
+    t = (place - index)[:, None]
+    padded = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
+    a, b, c, d = (padded[index + shift] for shift in range(4))
+    cubic = 2 * a - 5 * b + 4 * c - d + (3 * (b - c) + d - a) * t
+    return np.asarray(b + 0.5 * t * (c - a + t * cubic))
+
+
+def tube(radius: float, tip: float, flat: float, *path: float) -> list[Grid]:
+    """Smooth tube along a path x, y, z, x, y, z …, its radius going from `radius` to `tip`; flat squashes it."""
+    points = np.array(path).reshape(-1, 3)
+    line = _smooth_path(points, max(5, 3 * len(points) - 2))
+    ahead = np.gradient(line, axis=0)
+    ahead /= np.maximum(np.linalg.norm(ahead, axis=1, keepdims=True), 1e-9)
+    # the flat side is square to the plane in which the tube bends
+    bend = np.cross(ahead[0], line[len(line) // 2] - line[0])
+    bend = bend if np.linalg.norm(bend) > 1e-6 else np.cross(ahead[0], [0.31, 0.2, 0.93])
+    side = np.cross(ahead, bend / np.linalg.norm(bend))
+    side /= np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-9)
+    wide = np.cross(side, ahead)
+    radii = np.linspace(radius, tip, len(line))
+    radii, line = np.r_[0, radii, 0], np.r_[line[:1], line, line[-1:]]
+    side, wide = np.r_[side[:1], side, side[-1:]], np.r_[wide[:1], wide, wide[-1:]]
+    angle = np.linspace(0, 2 * np.pi, 9)
+    round_ = (
+        flat * np.cos(angle)[None, :, None] * side[:, None] + np.sin(angle)[None, :, None] * wide[:, None]
+    )
+    return [(line[:, None] + radii[:, None, None] * round_, _uv(len(line), len(angle)))]
+
+
+def loft(square: float, *stations: float) -> list[Grid]:
+    """Body along z through stations z, centre y, half width, half height …, closed at both ends."""
+    table = _smooth_stations(np.array(stations).reshape(-1, 4))
+    ends = table[[0, -1]] * [1, 1, 0, 0]
+    table = np.concatenate([ends[:1], table, ends[1:]])
+    c, s = _superellipse(np.linspace(0, 2 * np.pi, 19), square)
+    points = np.empty((len(table), 19, 3))
+    points[..., 0] = -table[:, 2, None] * s
+    points[..., 1] = table[:, 1, None] - table[:, 3, None] * c
+    points[..., 2] = table[:, 0, None]
+    return [(points, _uv(len(table), 19))]
+
+
+def _smooth_stations(table: Array) -> Array:
+    """Twice as many stations, rounded by Catmull-Rom."""
+    low = _smooth_path(table[:, :3], 2 * len(table) - 1)
+    high = _smooth_path(np.column_stack([table[:, 3], table[:, 3], table[:, 3]]), 2 * len(table) - 1)
+    return np.asarray(np.maximum(np.column_stack([low, high[:, :1]]), [-9, -9, 1e-3, 1e-3]))
+
+
 KINDS: dict[str, Callable[..., list[Grid]]] = {
     "ellipsoid": ellipsoid, "box": box, "lathe": lathe, "capsule": capsule, "torus": torus, "prism": prism,
+    "tube": tube, "loft": loft,
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import colorsys
 
 import numpy as np
 
-from identisim.world.identity import PATTERNS, Label, Material, Vector
+from identisim.world.identity import SURFACES, Label, Material, Vector
 from identisim.world.labels import STYLES
 
 Random = np.random.Generator
@@ -38,7 +38,7 @@ def _colours(rng: Random) -> tuple[Vector, Vector, Vector]:
 
 def material(rng: Random, *patterns: str) -> Material:
     """A material with one of the patterns (any when none is named)."""
-    names = patterns or PATTERNS
+    names = patterns or SURFACES
     shine = rng.random()
     return Material(
         pattern=str(rng.choice(names)),
@@ -70,3 +70,63 @@ def label(rng: Random, *, opaque: float = 0.7, style: str | None = None) -> Labe
         tuple(colour(rng) for _ in range(5)),
         bool(rng.random() < opaque),
     )
+
+
+def metal(rng: Random) -> Material:
+    """Steel, brass, copper, gold or lacquered metal: reflects the surroundings in its own colour."""
+    tone = [(0.75, 0.76, 0.78), (0.85, 0.68, 0.35), (0.8, 0.48, 0.33), (0.4, 0.4, 0.42), colour(rng)]
+    base = tone[int(rng.integers(len(tone)))]
+    return Material(
+        str(rng.choice(["plain", "plain", "gradient", "speckle"])),
+        (base, _near(rng, base, 0.08), _near(rng, base, 0.08)),
+        frequency=float(rng.uniform(1.5, 9)),
+        phase=int(rng.integers(1 << 16)),
+        gloss=float(rng.uniform(0.6, 1.4)),
+        sharpness=float(rng.uniform(25, 160)),
+        mirror=float(rng.uniform(0.55, 0.85)),
+        bump=float(rng.choice([0.0, rng.uniform(0, 0.3)])),
+    )
+
+
+def glass(rng: Random) -> Material:
+    """Clear or coloured glass or plastic, half transparent."""
+    base = _near(rng, (0.8, 0.88, 0.88), 0.05) if rng.random() < 0.6 else colour(rng)
+    mirror = float(rng.uniform(0.15, 0.45))
+    return Material(
+        "plain", (base,) * 3, gloss=1.2, sharpness=float(rng.uniform(60, 150)), mirror=mirror, clear=True
+    )
+
+
+COATS: tuple[Vector, ...] = (
+    (0.93, 0.91, 0.87), (0.12, 0.11, 0.11), (0.45, 0.44, 0.43), (0.75, 0.48, 0.24), (0.42, 0.27, 0.16),
+    (0.86, 0.76, 0.6), (0.63, 0.55, 0.45), (0.25, 0.19, 0.15), (0.58, 0.6, 0.64), (0.85, 0.65, 0.4),
+)  # fmt: skip
+"""White, black, grey, ginger, brown, cream, fawn, chocolate, blue-grey and golden hair."""
+
+
+def coat(rng: Random, *patterns: str, natural: float = 0.8) -> Material:
+    """Hair or plush: mostly natural colours, soft patterns, a ragged edge when long."""
+    if rng.random() < natural:
+        first, second, third = (
+            _near(rng, COATS[int(i)], 0.04) for i in rng.choice(len(COATS), 3, replace=False)
+        )
+    else:
+        first, second, third = _colours(rng)
+    names = patterns or (
+        "plain",
+        "plain",
+        "fur",
+        "tabby",
+        "spots",
+        "patches",
+        "gradient",
+        "clouds",
+        "two-tone",
+    )
+    shag = float(rng.choice([0.004, rng.uniform(0.01, 0.03), rng.uniform(0.02, 0.07)]))
+    return Material(
+        str(rng.choice(names)), (first, second, third), frequency=float(np.exp(rng.uniform(0.7, 2.1))),
+        warp=float(rng.uniform(0, 0.7)), direction=(0.0, 0.3, 0.954) if rng.random() < 0.7 else (0.0, 1.0, 0.0),
+        phase=int(rng.integers(1 << 16)), gloss=float(rng.uniform(0, 0.12)), sharpness=8.0,
+        bump=float(rng.uniform(0.2, 0.7)), shag=shag,
+    )  # fmt: skip

@@ -9,11 +9,13 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageFilter
 
-from identisim.world import kernels
+from identisim.world import kernels, optics, textures
 from identisim.world.families import FAMILIES
 from identisim.world.identity import PATTERNS, Identity, Material
 from identisim.world.labels import SIZE, draw
 from identisim.world.mesh import Mesh, build, rotation
+from identisim.world.poses import posed
+from identisim.world.props import PROPS
 from identisim.world.view import NEIGHBOURS, Camera, Light, ViewParameters
 
 Array = np.ndarray
@@ -46,17 +48,15 @@ def linear(colour: Array) -> Array:
 
 
 def _material_row(material: Material) -> Array:
-    row = np.zeros(kernels.MATERIAL)
-    row[kernels.PATTERN] = PATTERNS.index(material.pattern)
-    row[kernels.COLOURS : kernels.COLOURS + 9] = linear(np.array(material.colours).ravel())
-    row[kernels.FREQUENCY], row[kernels.WARP] = material.frequency, material.warp
-    row[kernels.DIRECTION : kernels.DIRECTION + 3] = material.direction
-    row[kernels.PHASE], row[kernels.GLOSS], row[kernels.SHARPNESS] = (
-        material.phase,
-        material.gloss,
-        material.sharpness,
-    )
-    row[kernels.MIRROR], row[kernels.BUMP] = material.mirror, material.bump
+    row = np.zeros(textures.MATERIAL)
+    row[textures.PATTERN] = PATTERNS.index(material.pattern)
+    row[textures.COLOURS : textures.COLOURS + 9] = linear(np.array(material.colours).ravel())
+    row[textures.FREQUENCY], row[textures.WARP] = material.frequency, material.warp
+    row[textures.DIRECTION : textures.DIRECTION + 3] = material.direction
+    row[textures.PHASE] = material.phase
+    row[textures.GLOSS : textures.CLEAR + 1] = (
+        material.gloss, material.sharpness, material.mirror, material.bump, material.shag, material.clear,
+    )  # fmt: skip
     return row
 
 
@@ -85,28 +85,9 @@ def _model(identity: Identity) -> _Model:
 @lru_cache(maxsize=NEIGHBOURS)
 def _neighbour(seed: int) -> Identity:
     rng = np.random.default_rng([seed, 3])
+    if seed >= NEIGHBOURS:
+        return PROPS[seed % len(PROPS)](rng)
     return FAMILIES[list(FAMILIES)[int(rng.integers(len(FAMILIES)))]](rng)
-
-
-def _posed(model: _Model, pose: int) -> tuple[Array, Array]:
-    """Vertices and normals (V, 3) with every joint swung by its own angle."""
-    vertices, normals = model.mesh.vertices.astype(np.float64), model.mesh.normals.astype(np.float64)
-    rng = np.random.default_rng([pose, 5])
-    swings = {
-        name: tuple(rng.normal(0, 14, 3) * (1.5, 1, 0.6))
-        for name in sorted({name for name, _ in model.joints if name})
-    }
-    # a joint's parts turn together, about the first of them (a head with its ears and eyes)
-    pivots: dict[str, Array] = {}
-    for number, (name, position) in enumerate(model.joints):
-        if not name:
-            continue
-        pivot = pivots.setdefault(name, np.array(position))
-        rows = model.mesh.parts == number
-        matrix = rotation(swings[name])
-        vertices[rows] = (vertices[rows] - pivot) @ matrix.T + pivot
-        normals[rows] = normals[rows] @ matrix.T
-    return (vertices + model.shift) * model.scale, normals
 
 
 def _camera_rows(camera: Camera, height: float) -> Array:
@@ -141,19 +122,11 @@ def _project(points: Array, camera: Array, size: int) -> Array:
 
 
 def _light_row(light: Light) -> Array:
-    values = [
-        *light.key,
-        *light.key_colour,
-        *light.fill,
-        *light.fill_colour,
-        *light.sky,
-        *light.floor,
-        light.exposure,
-    ]
-    return np.array(values)
+    lamps = (*light.key, *light.key_colour, *light.fill, *light.fill_colour)
+    return np.array([*lamps, *light.sky, *light.floor, light.exposure, *light.gobo])
 
 
-def _shadow_map(points: Array, faces: Array, key: Array, heading: Array) -> tuple[Array, Array]:
+def _shadow_map(points: Array, faces: Array, clear: Array, key: Array, heading: Array) -> tuple[Array, Array]:
     """Height of the highest surface towards the light (SHADOW, SHADOW), and the axes to look it up with."""
     helper = np.array([0.0, 1.0, 0.0]) if abs(key[1]) < 0.95 else np.array([1.0, 0.0, 0.0])
     right = np.cross(helper, key)
@@ -167,9 +140,8 @@ def _shadow_map(points: Array, faces: Array, key: Array, heading: Array) -> tupl
         ]
     )
     heights = np.zeros((SHADOW, SHADOW))
-    kernels.rasterise(
-        screen, faces, SHADOW, heights, np.full((SHADOW, SHADOW), -1, np.int32), np.zeros((SHADOW, SHADOW, 2))
-    )
+    hit, bary = np.full((SHADOW, SHADOW), -1, np.int32), np.zeros((SHADOW, SHADOW, 2))
+    kernels.rasterise(screen, faces, SHADOW, heights, hit, bary, clear)
     return heights, frame
 
 
@@ -213,7 +185,8 @@ def _assemble(identity: Identity, view: ViewParameters) -> tuple[dict[str, Array
     own_faces, height, foot = 0, 1.0, 1.0
     for number, (who, place, scale, azimuth, pose) in enumerate(objects):
         model = _model(who)
-        points, normals = _posed(model, pose)
+        points, normals = posed(model.mesh, who.family, model.joints, pose)
+        points = (points + model.shift) * model.scale
         if number == 0:
             own_faces, height = len(model.mesh.faces), float(points[:, 1].max())
             foot = max(float(np.linalg.norm(points[:, [0, 2]], axis=1).max()), 0.15)
@@ -253,10 +226,17 @@ def render(identity: Identity, view: ViewParameters, size: int = 256, *, oversam
     camera = _camera_rows(view.camera, height)
     screen = _project(arrays["points"], camera, side)
     depth, hit, bary = np.zeros((side, side)), np.full((side, side), -1, np.int32), np.zeros((side, side, 2))
-    kernels.rasterise(screen, arrays["faces"], side, depth, hit, bary)
+    worn = arrays["materials"][arrays["face_material"]]
+    clear = worn[:, textures.CLEAR] > 0
+    kernels.rasterise(screen, arrays["faces"], side, depth, hit, bary, clear)
+    shag = worn[:, textures.SHAG]
+    if shag.any():
+        bare = hit, bary, depth
+        hit, bary, depth = np.empty_like(hit), np.empty_like(bary), np.empty_like(depth)
+        optics.ruffle(*bare, shag, side / 2 / camera[4, 0], hit, bary, depth)
     heading = np.array([camera[3, 0], 0.0, camera[3, 2]])
     heading /= max(float(np.linalg.norm(heading)), 1e-9)
-    shadow, frame = _shadow_map(arrays["points"], arrays["faces"], np.array(view.light.key), heading)
+    shadow, frame = _shadow_map(arrays["points"], arrays["faces"], clear, np.array(view.light.key), heading)
     backdrop = view.backdrop
     count = len(arrays["materials"])
     scene = np.array(
@@ -288,7 +268,19 @@ def render(identity: Identity, view: ViewParameters, size: int = 256, *, oversam
     )
     own = ((hit >= 0) & (hit < own_faces)).astype(np.float64)
     mask = _shrink(own, oversample) >= 0.5
-    return Rendering(develop(_shrink(picture, oversample), view), (mask * 255).astype(np.uint8))
+    picture = _shrink(picture, oversample)
+    if backdrop.blur > 0:
+        distance = float(np.linalg.norm(camera[0] - [0, height / 2, 0]))
+        weight = _shrink(_beyond(depth, distance) * (1 - own), oversample)
+        sharp, picture = picture, picture.copy()
+        optics.defocus(sharp, weight, backdrop.blur * size, picture)
+    return Rendering(develop(picture, view), (mask * 255).astype(np.uint8))
+
+
+def _beyond(depth: Array, distance: float) -> Array:
+    """How far out of focus a point of the given 1/z is, in [0, 1]: sharp up to a little behind the object."""
+    far = np.where(depth > 0, 1 / np.maximum(depth, 1e-3), 1e3)
+    return np.asarray(np.clip((far - distance - 0.5) / 1.2, 0, 1))
 
 
 def _shrink(picture: Array, factor: int) -> Array:

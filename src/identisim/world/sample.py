@@ -23,7 +23,7 @@ from identisim.world.identity import Identity
 from identisim.world.render import render
 from identisim.world.view import sample_view
 
-VERSION = 1
+VERSION = 2
 """Bumped when the same numbers no longer give the same pictures."""
 _WORTH_PROCESSES = 300  # pictures; below this a second process costs more than it brings
 

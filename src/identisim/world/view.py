@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from identisim.world.identity import Material, Vector
-from identisim.world.palette import material
+from identisim.world.identity import Vector
+from identisim.world.places import Backdrop, sample_backdrop
 
 Random = np.random.Generator
 
 
 NEIGHBOURS = 512
 """How many different things stand around in the world: few enough to keep them all ready to draw."""
+PROPS = 32
+"""How many different hands and twigs get in the way; their seeds follow those of the neighbours."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
-    """Key light (direction towards it), fill light, ambient light from above (sky) and below (floor)."""
+    """Key light (direction towards it), fill light, ambient light from above (sky) and below (floor).
+
+    gobo: what the key light passes through: kind (0 nothing, 1 leaves, 2 a window's bars, 3 an edge that shades one
+    half), its scale and its seed.
+    """
 
     key: Vector
     key_colour: Vector
@@ -45,17 +51,7 @@ class Light:
     sky: Vector
     floor: Vector
     exposure: float
-
-
-@dataclass(frozen=True)
-class Backdrop:
-    """What lies around: ground and wall (or an open, distant scene) with their materials."""
-
-    ground: bool
-    wall: bool
-    distance: float
-    ground_material: Material
-    far_material: Material
+    gobo: tuple[int, float, int] = (0, 1.0, 0)
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,8 @@ class ViewParameters:
 def sample_view(seed: int, identity: int, view: int) -> ViewParameters:
     """The view number `view` of identity number `identity` in the world `seed`; the same on every machine."""
     rng = np.random.default_rng([seed, 2, identity, view])
-    camera, light, backdrop = sample_camera(rng), sample_light(rng), sample_backdrop(rng)
+    camera = sample_camera(rng)
+    light, backdrop = sample_light(rng, camera), sample_backdrop(rng)
     return ViewParameters(
         camera, light, backdrop, sample_neighbours(rng), sample_film(rng), int(rng.integers(1 << 31))
     )
@@ -113,13 +110,16 @@ def sample_view(seed: int, identity: int, view: int) -> ViewParameters:
 def sample_camera(rng: Random) -> Camera:
     """A camera; most look at the front half, as people do."""
     azimuth = rng.normal(0, 38) if rng.random() < 0.75 else rng.uniform(-180, 180)
+    size = rng.random()
+    fill = rng.uniform(-1.2, -0.75) if size < 0.14 else rng.uniform(-0.75, 0.35)
+    cut = 0.3 if size > 0.9 else 0.1  # some objects are cut by the frame
     return Camera(
         float(azimuth),
         float(np.clip(rng.normal(16, 16), -8, 70)),
         float(rng.normal(0, 7)),
         float(rng.uniform(18, 60)),
-        float(np.exp(rng.uniform(-0.75, 0.35))),
-        (float(rng.normal(0, 0.1)), float(rng.normal(0, 0.1))),
+        float(np.exp(fill)),
+        (float(np.clip(rng.normal(0, cut), -0.6, 0.6)), float(np.clip(rng.normal(0, cut), -0.6, 0.6))),
         float(np.exp(rng.normal(0, 0.12))),
     )
 
@@ -130,48 +130,42 @@ def _warmth(rng: Random, strength: float, spread: float = 0.25) -> Vector:
     return float(red), float(green), float(blue)
 
 
-def sample_light(rng: Random) -> Light:
-    """Sun, lamp or overcast light."""
+def _direction(heading: float, height: float) -> Vector:
+    flat = np.cos(height)
+    return float(flat * np.sin(heading)), float(np.sin(height)), float(flat * np.cos(heading))
+
+
+def sample_light(rng: Random, camera: Camera) -> Light:
+    """Sun, lamp, overcast or coloured light, from behind the object at times, or the camera's own flash."""
     heading, height = np.radians(rng.uniform(0, 360)), np.radians(rng.uniform(15, 80))
-    key = (
-        float(np.cos(height) * np.sin(heading)),
-        float(np.sin(height)),
-        float(np.cos(height) * np.cos(heading)),
-    )
+    hard, dim, spread = rng.uniform(0.1, 2.2), 1.0, 0.25
+    kind = rng.random()
+    if kind < 0.1:  # back light
+        heading, height = (
+            np.radians(camera.azimuth + 180 + rng.normal(0, 25)),
+            np.radians(rng.uniform(15, 45)),
+        )
+        hard = rng.uniform(1.2, 2.8)
+    elif kind < 0.17:  # flash
+        heading, height = np.radians(camera.azimuth + rng.normal(0, 4)), np.radians(camera.elevation + 6)
+        hard, dim = rng.uniform(1.5, 2.6), rng.uniform(0.08, 0.4)
+    elif kind < 0.27:  # evening, neon
+        hard, dim, spread = rng.uniform(0.3, 1.6), rng.uniform(0.1, 0.5), 0.9
     side = np.radians(rng.uniform(0, 360))
-    hard = rng.uniform(0.1, 2.2)
+    gobo = (0, 1.0, 0)
+    if hard > 0.9 and rng.random() < 0.45:
+        which = int(rng.integers(1, 4))
+        gobo = (which, float(np.exp(rng.uniform(1.2, 2.9))), int(rng.integers(1 << 16)))
     return Light(
-        key,
-        _warmth(rng, hard),
+        _direction(heading, max(height, 0.05)),
+        _warmth(rng, hard, spread),
         (float(np.sin(side)), 0.0, float(np.cos(side))),
-        _warmth(rng, rng.uniform(0, 0.5), 0.4),
-        _warmth(rng, rng.uniform(0.35, 0.9)),
-        _warmth(rng, rng.uniform(0.1, 0.5)),
-        float(np.exp(rng.normal(0, 0.28))) * 1.5 / (0.7 + 0.55 * hard),
+        _warmth(rng, dim * rng.uniform(0, 0.5), 0.4 + spread / 3),
+        _warmth(rng, dim * rng.uniform(0.35, 0.9), spread),
+        _warmth(rng, dim * rng.uniform(0.1, 0.5), spread),
+        float(np.exp(rng.normal(0, 0.28))) * 1.5 / (0.7 * dim**0.7 + 0.55 * hard),
+        gobo,
     )
-
-
-def sample_backdrop(rng: Random) -> Backdrop:
-    """Room, table, street, lawn or an open distance."""
-    ground = rng.random() < 0.75
-    return Backdrop(
-        bool(ground),
-        bool(rng.random() < (0.6 if ground else 0.3)),
-        float(rng.uniform(0.9, 5)),
-        dataclasses.replace(_muted(rng), frequency=float(np.exp(rng.uniform(-0.7, 2.5)))),
-        dataclasses.replace(_muted(rng), frequency=float(np.exp(rng.uniform(-0.7, 2.3)))),
-    )
-
-
-def _muted(rng: Random) -> Material:
-    """A material of surroundings: rooms, streets and lawns are greyer and less contrasted than the things in them."""
-    loud = material(rng)
-    grey, contrast = rng.beta(2, 1.2), rng.uniform(0.1, 1.0)
-    colours = np.array(loud.colours)
-    colours = colours * (1 - grey) + colours.mean(1, keepdims=True) * grey
-    colours = colours[:1] + contrast * (colours - colours[:1])
-    first, second, third = (tuple(map(float, row)) for row in colours)
-    return dataclasses.replace(loud, colours=(first, second, third), mirror=0.0)  # type: ignore[arg-type]
 
 
 def sample_neighbours(rng: Random) -> tuple[Neighbour, ...]:
@@ -204,21 +198,17 @@ def sample_neighbours(rng: Random) -> tuple[Neighbour, ...]:
                     float(rng.uniform(0, 360)),
                 )
             )
-    if rng.random() < 0.15:
+    if rng.random() < 0.2:
         # in front, to one side: it hides part of the object
         place = (
             float(rng.choice([-1, 1]) * rng.uniform(0.45, 0.9)),
             float(rng.uniform(-0.7, 0.2)),
             float(rng.uniform(0.9, 1.4)),
         )
-        found.append(
-            Neighbour(
-                int(rng.integers(NEIGHBOURS)),
-                place,
-                float(rng.uniform(0.25, 0.6)),
-                float(rng.uniform(0, 360)),
-            )
-        )
+        held = rng.random() < 0.55
+        seed = NEIGHBOURS + int(rng.integers(PROPS)) if held else int(rng.integers(NEIGHBOURS))
+        scale = float(rng.uniform(0.4, 0.9) if held else rng.uniform(0.25, 0.6))
+        found.append(Neighbour(seed, place, scale, float(rng.uniform(0, 360))))
     return tuple(found)
 
 
