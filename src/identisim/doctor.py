@@ -153,8 +153,12 @@ def _weights() -> Iterator[Finding]:
         try:
             built = build(card.name, device="cpu")
         except (InputError, ImportError, OSError, RuntimeError) as error:
-            advice = "the package is damaged: pip install --force-reinstall identisim"
-            yield Finding("fail", subject, _one_line(error), advice)
+            if card.extra is None:
+                advice = "the package is damaged: pip install --force-reinstall identisim"
+                yield Finding("fail", subject, _one_line(error), advice)
+            else:
+                advice = f"only this metric needs it: pip install 'identisim[{card.extra}]'"
+                yield Finding("warn", subject, _one_line(error), advice)
         else:
             weights = "no weights needed" if card.weights is None else "weights present, sha256 ok"
             yield Finding("ok", subject, f"{weights}, {built.fingerprint}")

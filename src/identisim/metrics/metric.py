@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
@@ -21,9 +21,10 @@ from identisim.images import ImageLike, Preprocessing, as_sequence, load_image
 if TYPE_CHECKING:
     from identisim.models.tokens import Tokens
 
-SCORES: Final = ("cls", "patch", "ot", "joint")
+SCORES: Final = ("cls", "patch", "ot", "joint", "match", "fused")
 """Score kinds: cls = cosine of the global vectors; patch = cosine of the pooled patches; ot = 1 − optimal-transport
-distance of the patches; joint = mean of cls and patch. All lie in [−1, 1]."""
+distance of the patches; joint = mean of cls and patch; match = mean best cosine of the patches; fused = ¼ cls +
+¾ match. All lie in [−1, 1]."""
 
 Array = np.ndarray
 Images = ImageLike | Iterable[ImageLike]
@@ -126,29 +127,54 @@ class EmbeddingMetric(Metric):
 class PairMetric(Metric):
     """Compare images pair by pair.
 
-    compare: two (H, W, 3) uint8 arrays -> one similarity (higher = more alike).
+    compare: two (H, W, 3) uint8 arrays -> one similarity (higher = more alike), the same in either order.
+    describe: one such array -> what `compare` takes instead, so that what concerns one image alone is done once.
     """
 
     name: str
-    compare: Callable[[Array, Array], float]
+    compare: Callable[[Any, Any], float]
     fingerprint: str
     score: str = "pixels"
+    describe: Callable[[Array], Any] | None = None
 
     def similarity(self, images_a: Images, images_b: Images) -> Array:
         """Compare images_a[i] with images_b[i]: (n,) float32; the range is the metric's own (`identisim metrics`)."""
         sequence_a, sequence_b = as_sequence(images_a), as_sequence(images_b)
         _require_pairs(sequence_a, sequence_b)
-        scores = [
-            self.compare(load_image(a), load_image(b)) for a, b in zip(sequence_a, sequence_b, strict=True)
-        ]
-        return np.asarray(scores, dtype=np.float32)
+        pairs = zip(
+            self._described_one_by_one(sequence_a), self._described_one_by_one(sequence_b), strict=True
+        )
+        return np.asarray([self.compare(a, b) for a, b in pairs], dtype=np.float32)
 
     def similarity_matrix(self, queries: Images, gallery: Images) -> Array:
-        """Compare every query with every gallery image: (q, g) float32; each image is decoded once."""
-        loaded_q = [load_image(image) for image in as_sequence(queries)]
-        loaded_g = [load_image(image) for image in as_sequence(gallery)]
-        rows = [[self.compare(q, g) for g in loaded_g] for q in loaded_q]
-        return np.asarray(rows, dtype=np.float32).reshape(len(loaded_q), len(loaded_g))
+        """Compare every query with every gallery image: (q, g) float32; each image is decoded once.
+
+        Where gallery is the very object queries, each pair is compared once.
+        """
+        described_q = self.descriptions(queries)
+        if gallery is queries:
+            rows = [[self.compare(q, g) for g in described_q[i:]] for i, q in enumerate(described_q)]
+            return mirrored(rows)
+        described_g = self.descriptions(gallery)
+        rows = [[self.compare(q, g) for g in described_g] for q in described_q]
+        return np.asarray(rows, dtype=np.float32).reshape(len(described_q), len(described_g))
+
+    def descriptions(self, images: Images) -> list[Any]:
+        """What `compare` takes, one for each image."""
+        return list(self._described_one_by_one(as_sequence(images)))
+
+    def _described_one_by_one(self, images: Sequence[ImageLike]) -> Iterator[Any]:
+        for image in images:
+            pixels = load_image(image)
+            yield pixels if self.describe is None else self.describe(pixels)
+
+
+def mirrored(rows: Sequence[Sequence[float] | Array]) -> Array:
+    """Symmetric (n, n) float32 matrix of its upper half: row i holds its entries i, i + 1, … n − 1."""
+    matrix = np.zeros((len(rows), len(rows)), np.float32)
+    for i, row in enumerate(rows):
+        matrix[i, i:] = matrix[i:, i] = row
+    return matrix
 
 
 def _require_pairs(images_a: Sequence[ImageLike], images_b: Sequence[ImageLike]) -> None:

@@ -18,7 +18,8 @@ class MetricCard:
     what: one line. size: of its weights, for people. licence: of the code and the weights. gated: whether the
     weights must be requested from their owners. scores: the score kinds it can give, its default first.
     range: lowest and highest similarity, in `unit` ("" = a plain number). weights: file inside the package,
-    or None when it has none. builder: device name -> the metric with its default score.
+    or None when it has none. extra: the optional dependencies of identisim that it needs, or None. builder: device
+    name -> the metric with its default score.
     """
 
     name: str
@@ -31,6 +32,7 @@ class MetricCard:
     builder: Callable[[str], Metric]
     unit: str = ""
     weights: str | None = None
+    extra: str | None = None
 
 
 def _compact(device: str) -> Metric:
@@ -60,16 +62,43 @@ def _histogram(device: str) -> Metric:
     return build_histogram()
 
 
+def _hog(device: str) -> Metric:
+    from identisim.metrics.classical import build_hog
+
+    _require_cpu("hog", device)
+    return build_hog()
+
+
+def _sift(device: str) -> Metric:
+    from identisim.metrics.classical import build_sift
+
+    _require_cpu("sift", device)
+    return build_sift()
+
+
+def _phash(device: str) -> Metric:
+    from identisim.metrics.classical import build_phash
+
+    _require_cpu("phash", device)
+    return build_phash()
+
+
+def _random_weights(device: str) -> Metric:
+    from identisim.metrics.classical import build_random_weights
+
+    return build_random_weights(device)
+
+
 METRICS: dict[str, MetricCard] = {
     card.name: card
     for card in (
         MetricCard(
             name="compact",
             what="identity of the object: small network trained from nothing on rendered objects",
-            size="7.4 MB, in the package",
+            size="11 MB, in the package",
             licence="Apache-2.0",
             gated=False,
-            scores=SCORES,
+            scores=("fused", *(kind for kind in SCORES if kind != "fused")),
             range=(-1.0, 1.0),
             builder=_compact,
             weights="models/compact.safetensors",
@@ -104,6 +133,48 @@ METRICS: dict[str, MetricCard] = {
             scores=("pixels",),
             range=(0.0, 1.0),
             builder=_histogram,
+        ),
+        MetricCard(
+            name="hog",
+            what="histograms of oriented gradients (Dalal and Triggs 2005): a baseline that knows no colours",
+            size="no weights",
+            licence="Apache-2.0; scikit-image BSD-3-Clause",
+            gated=False,
+            scores=("pixels",),
+            range=(0.0, 1.0),
+            builder=_hog,
+            extra="classical",
+        ),
+        MetricCard(
+            name="sift",
+            what="log of the number of matching SIFT points (Lowe 2004): strong where prints are sharp",
+            size="no weights",
+            licence="Apache-2.0; OpenCV Apache-2.0",
+            gated=False,
+            scores=("pixels",),
+            range=(0.0, 11.06),
+            builder=_sift,
+            extra="classical",
+        ),
+        MetricCard(
+            name="phash",
+            what="equal bits of two 64-bit perceptual hashes: finds copies, not objects",
+            size="no weights",
+            licence="Apache-2.0",
+            gated=False,
+            scores=("pixels",),
+            range=(0.0, 1.0),
+            builder=_phash,
+        ),
+        MetricCard(
+            name="random-weights",
+            what="the network of compact before any training: the floor under its figures",
+            size="no weights",
+            licence="Apache-2.0",
+            gated=False,
+            scores=SCORES,
+            range=(-1.0, 1.0),
+            builder=_random_weights,
         ),
     )
 }

@@ -1,0 +1,1 @@
+"""How well metrics tell identities apart: predict similarities once, then measure them."""
