@@ -1,23 +1,19 @@
 #!/usr/bin/env bash
-# Train `compact` from nothing: render a world with half of the cores while the other half learns from it.
-# usage: runs/train_compact.sh OUT [MINUTES=78] [SHARDS=90]     (90 shards of 768 pictures take 4.5 GB)
+# Train the packaged weights of `compact` from nothing, in three stages.
+# usage: runs/train_compact.sh OUT     (5 GB; about 4 hours on two cores; killed, call it again)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-out=${1:?usage: runs/train_compact.sh OUT [MINUTES] [SHARDS]}
-minutes=${2:-78}
-shards=${3:-90}
-python=.venv/bin/python
-cores=$(getconf _NPROCESSORS_ONLN)
+out=${1:?usage: runs/train_compact.sh OUT}
+identisim=${IDENTISIM:-.venv/bin/identisim}
 
-export OMP_NUM_THREADS=1
-"$python" -m identisim.world.shards "$out/shards" 2 0 1 --prefix held
-"$python" -m identisim.world.shards "$out/shards" 1 0 2 # enough to begin with
-"$python" -m identisim.world.shards "$out/shards" 1 2 "$((shards - 2))" &
-renderer=$!
-trap 'kill "$renderer" 2>/dev/null || true' EXIT
+# one thread: the other cores render. Without huge pages the page faults of big activations cost much of the speed on
+# virtual machines
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=20000000000}
 
-# without huge pages the page faults of big activations cost much of the speed on virtual machines
-export GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=20000000000
-OMP_NUM_THREADS=$((cores > 1 ? cores / 2 : 1)) \
-  "$python" -m identisim.training.compact "$out/shards" "$out/run" --minutes "$minutes"
-echo "weights: $out/run/compact.safetensors"
+"$identisim" train compact --out "$out/first" --minutes "${FIRST_MINUTES:-78}"
+shards=$out/first/shards
+"$identisim" train foreground --out "$out/foreground" --shards "$shards" --minutes "${FOREGROUND_MINUTES:-50}"
+"$identisim" train compact --out "$out/second" --shards "$shards" --minutes "${SECOND_MINUTES:-95}" \
+  --initial "$out/first/weights.safetensors" --foreground "$out/foreground/weights.safetensors"
+echo "weights: $out/second/weights.safetensors"

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from identisim.errors import InputError
-from identisim.records import file_sha256
+from identisim.records import atomic_file, file_sha256
 
 PICKLES = (".pth", ".pt", ".bin")
 MAX_HEADER_BYTES = 4 * 2**20
@@ -87,6 +87,15 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype
     broken = [name for name, target in own.items() if not bool(state[name].to(target.dtype).isfinite().all())]
     _require_none(broken, "tensors with NaN or infinite values: the training run that wrote them failed")
     module.load_state_dict(state, strict=True)
+
+
+def save_weights(module: nn.Module, path: Path) -> Path:
+    """Write the state of a module as safetensors, atomically; returns the path."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    content = save(tensors)
+    with atomic_file(path) as file:
+        file.write(content)
+    return path
 
 
 def _impostor(path: Path) -> str | None:

@@ -54,3 +54,15 @@ def pooled_similarity(patches: Tensor, weights: Tensor) -> Tensor:
 def patch_masks(masks: Tensor, patch_size: int) -> Tensor:
     """Share of object pixels of each patch: (B, H, W) in [0, 1] -> (B, H / patch_size, W / patch_size)."""
     return F.avg_pool2d(masks[:, None], patch_size)[:, 0]
+
+
+def foreground_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross-entropy plus 1 − soft Jaccard index, mean over images.
+
+    logits and truth (B, h, w), truth in [0, 1].
+    """
+    found = logits.sigmoid()
+    common = (found * truth).sum((1, 2))
+    union = (found + truth - found * truth).sum((1, 2))
+    jaccard = (common + 1) / (union + 1)
+    return F.binary_cross_entropy_with_logits(logits, truth) + (1 - jaccard).mean()
