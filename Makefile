@@ -30,6 +30,7 @@ bench: .venv/installed-dev
 	$(BIN)/python bench/world_speed.py
 	$(BIN)/python bench/near_identity.py
 	$(BIN)/python bench/transport.py --quick
+	$(BIN)/python bench/compact_speed.py
 
 docs: .venv/installed-dev
 	$(BIN)/zensical build --clean --strict

@@ -71,7 +71,19 @@ def test_importing_the_package_is_light() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["records", "decoding", "images", "bulk", "gallery", "cli", "doctor", "metrics.registry"]
+    "module",
+    [
+        "records",
+        "decoding",
+        "images",
+        "bulk",
+        "gallery",
+        "cli",
+        "doctor",
+        "metrics.registry",
+        "metrics.classical",
+        "evaluation.folder",
+    ],
 )
 def test_module_loads_no_torch(module: str) -> None:
     assert "torch" not in heavy_modules_after(f"import identisim.{module}")["heavy"]

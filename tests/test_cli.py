@@ -219,6 +219,8 @@ class TestFailures:
     @pytest.mark.skipif(os.name == "nt", reason="SIGINT is POSIX")
     def test_ctrl_c_ends_with_130_and_one_line(self, photos: Path) -> None:
         code = (
+            # a shell that starts tests in the background has them ignore Ctrl-C
+            "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "import time\nfrom dataclasses import replace\n"
             "from identisim.metrics.metric import PairMetric\n"
             "from identisim.metrics.registry import METRICS\n"
@@ -343,7 +345,8 @@ class TestInformation:
     def test_metrics_lists_every_card(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("metrics", "--json") == 0
         rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["metrics"]}
-        assert set(rows) == {"compact", "ssim", "psnr", "colour-histogram", "toy"}
+        baselines = {"ssim", "psnr", "colour-histogram", "hog", "sift", "phash", "random-weights"}
+        assert set(rows) == {"compact", "toy"} | baselines
         assert rows["ssim"]["weights_present"]
         assert not rows["compact"]["gated"]
         assert run("metrics") == 0
@@ -355,7 +358,7 @@ class TestInformation:
         assert capsys.readouterr().out == f"identisim {identisim.__version__}\n"
         assert run() == 0
         overview = capsys.readouterr().out
-        for command in ("compare", "embed", "search", "metrics", "doctor", "world"):
+        for command in ("compare", "embed", "search", "metrics", "doctor", "world", "evaluate"):
             assert f"\n  {command} " in overview
             assert run(command, "--help") == 0
             assert "Usage: identisim " in capsys.readouterr().out
@@ -381,6 +384,18 @@ class TestDoctor:
         assert "ok    metric ssim: no weights needed" in printed
         verdicts = [line[:6].strip() for line in printed.splitlines() if not line.startswith("      ->")]
         assert set(verdicts) <= {"ok", "warn", "fail"}
+
+    def test_a_missing_extra_is_no_failure_and_says_what_to_install(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        run("doctor")
+        printed = capsys.readouterr().out
+        assert "warn  metric sift: InputError: sift needs cv2" in printed
+        assert "-> only this metric needs it: pip install 'identisim[classical]'" in printed
+        picture = Path(identisim.__file__)
+        assert run("compare", picture, picture, "--metric", "sift") == 2
+        assert "pip install 'identisim[classical]'" in complaint(capsys)
 
     def test_damaged_weights_are_named(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -440,7 +455,7 @@ class TestFacade:
                 built = build(name)
                 assert (built.name, built.score) == (name, entry.scores[0])
 
-    @pytest.mark.parametrize("name", ["ssim", "psnr", "colour-histogram"])
+    @pytest.mark.parametrize("name", ["ssim", "psnr", "colour-histogram", "hog", "sift", "phash"])
     def test_asked_for_device_that_cannot_be_used_is_an_error(self, name: str) -> None:
         with pytest.raises(InputError, match="'cuda'"):
             build(name, device="cuda")

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,45 +13,21 @@ from torch import Tensor
 
 from identisim.errors import InputError
 from identisim.models import compact as compact_model
-from identisim.models.compact import CompactNet, cell_features, centre_prior, opponent
+from identisim.models.compact import CompactNet, cell_features, opponent
+from identisim.models.weights import save_weights
 from identisim.training.augment import augment, object_box
-from identisim.training.compact import CompactTraining, export, learning_rate, train_compact
 from identisim.training.losses import (
     best_match_similarity,
     contrastive_loss,
+    foreground_loss,
     patch_masks,
     pooled_similarity,
     sample_patches,
     take_patches,
 )
-from identisim.training.shards import ShardFolder, open_shard
+from toy_shards import toy_shard
 
-SMALL = {"widths": (8, 12, 16), "depths": (1, 1, 1)}
-TOY = CompactTraining(steps=3, size=32, families=3, query_patches=4, key_patches=8, **SMALL)  # type: ignore[arg-type]
-
-
-def toy_shard(
-    families: int = 5, members: int = 3, views: int = 4, size: int = 32, seed: int = 0
-) -> np.ndarray:
-    """Discs of one colour per object on noise, at random places."""
-    rng = np.random.default_rng(seed)
-    shard = np.zeros((families, members, views, size, size, 4), np.uint8)
-    rows, columns = np.mgrid[:size, :size]
-    for index in np.ndindex(families, members, views):
-        colour = np.random.default_rng([seed, *index[:2]]).integers(0, 256, 3)
-        row, column = rng.uniform(0.35, 0.65, 2) * size
-        inside = np.hypot(rows - row, columns - column) < size * rng.uniform(0.2, 0.3)
-        shard[index][..., :3] = np.where(inside[..., None], colour, rng.integers(0, 256, (size, size, 3)))
-        shard[index][..., 3] = 255 * inside
-    return shard
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    np.save(folder / "shard-00000.npy", toy_shard())
-    return folder
+SMALL: dict[str, Any] = {"widths": (8, 12, 16), "depths": (1, 1, 1)}
 
 
 @pytest.fixture(autouse=True)
@@ -175,14 +152,6 @@ def test_one_image_gets_the_same_features_in_any_batch() -> None:
     torch.testing.assert_close(together.patches[3:4], alone.patches, atol=1e-5, rtol=1e-4)
 
 
-def test_the_centre_prior_is_one_in_the_middle_and_symmetric() -> None:
-    prior = centre_prior(5, 9, 0.7)
-    assert prior.shape == (5, 9)
-    assert prior[2, 4] == 1
-    torch.testing.assert_close(prior, prior.flip(0, 1))
-    assert prior[0, 0] == prior.min()
-
-
 # ---- losses
 
 
@@ -247,6 +216,19 @@ def test_patch_masks_are_the_share_of_object_pixels() -> None:
     assert patch_masks(masks, 8).tolist() == [[[1.0, 0.5], [1.0, 0.5]]]
 
 
+def test_foreground_loss_is_cross_entropy_plus_one_minus_soft_jaccard() -> None:
+    logits, truth = torch.randn(3, 4, 5), torch.rand(3, 4, 5)
+    expected = 0.0
+    for found, wanted in zip(logits.sigmoid(), truth, strict=True):
+        entropy = -(wanted * found.log() + (1 - wanted) * (1 - found).log()).mean()
+        common = (found * wanted).sum()
+        jaccard = (common + 1) / (found.sum() + wanted.sum() - common + 1)
+        expected += float(entropy + 1 - jaccard) / 3
+    assert foreground_loss(logits, truth).item() == pytest.approx(expected, rel=1e-5)
+    perfect = 30 * (truth > 0.5).float() - 15
+    assert foreground_loss(perfect, (truth > 0.5).float()).item() == pytest.approx(0, abs=1e-4)
+
+
 # ---- augmentation
 
 
@@ -260,6 +242,21 @@ def test_augmented_images_keep_shape_range_and_seed() -> None:
     assert images.min() >= 0 and images.max() <= 1 and masks.min() >= 0 and masks.max() <= 1
     assert torch.equal(images, again)
     assert not torch.equal(images, other)
+
+
+@pytest.mark.parametrize("stage", ["occlude", "recolour", "soften", "noise", "compress"])
+def test_a_stage_can_be_left_out(stage: str) -> None:
+    from identisim.training.augment import STAGES
+
+    pixels = torch.from_numpy(toy_shard()[:, 0].reshape(-1, 32, 32, 4))
+
+    def drawn(omit: set[str]) -> Tensor:
+        return augment(pixels, 32, torch.Generator().manual_seed(0), omit=omit)[0]
+
+    others = {name for name in STAGES[1:] if name != stage}
+    assert not torch.equal(drawn(others), drawn({*others, stage}))
+    with pytest.raises(InputError, match="cannot omit"):
+        drawn({"reframe"})
 
 
 def test_the_mask_moves_with_the_object() -> None:
@@ -288,139 +285,13 @@ def test_small_objects_are_framed_larger() -> None:
     assert after.median() > 2 * before
 
 
-# ---- shards
-
-
-def test_sampled_batches_hold_all_members_with_the_same_views(shards: Path) -> None:
-    shard = open_shard(shards / "shard-00000.npy")
-    batch = ShardFolder(shards).sample(np.random.default_rng(0), families=4, views=2)
-    assert batch.pixels.shape == (4 * 3 * 2, 32, 32, 4)
-    assert len(set(batch.family)) == 4
-    assert len(set(batch.identity)) == 12
-    for start in range(0, 24, 6):
-        family = batch.family[start]
-        views = [
-            next(
-                v
-                for v in range(4)
-                if np.array_equal(shard[family, member, v], batch.pixels[start + 2 * member + k])
-            )
-            for member in range(3)
-            for k in range(2)
-        ]
-        assert views[:2] == views[2:4] == views[4:]
-        assert views[0] != views[1]
-
-
-def test_a_new_shard_is_taken_in_and_the_held_out_one_never(shards: Path) -> None:
-    folder = ShardFolder(shards)
-    np.save(shards / "held-00000.npy", toy_shard(families=7))
-    np.save(shards / "shard-00001.npy", toy_shard(families=2, seed=1))
-    assert folder.families == 5
-    folder.refresh()
-    assert folder.families == 7
-    families = {
-        f for seed in range(20) for f in folder.sample(np.random.default_rng(seed), 3, 2).family.tolist()
-    }
-    assert families == set(range(7))
-
-
-def test_shard_errors_say_what_came_and_what_was_expected(tmp_path: Path, shards: Path) -> None:
-    with pytest.raises(InputError, match=r"no shard-\*\.npy"):
-        ShardFolder(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"9 families was asked for, but .* holds 5"):
-        ShardFolder(shards).sample(np.random.default_rng(0), 9, 2)
-    with pytest.raises(InputError, match="5 views"):
-        ShardFolder(shards).sample(np.random.default_rng(0), 2, 5)
-    np.save(shards / "shard-00001.npy", np.zeros((2, 3, 32, 32, 4), np.uint8))
-    with pytest.raises(InputError, match=r"uint8 \(2, 3, 32, 32, 4\); expected uint8 \(families"):
-        ShardFolder(shards)
-    content = (shards / "shard-00000.npy").read_bytes()
-    (shards / "shard-00001.npy").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="not a readable shard"):
-        ShardFolder(shards)
-
-
-# ---- training
-
-
-def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "losses.jsonl").read_text().splitlines()]
-
-
-def test_the_same_seed_gives_the_same_losses_and_weights(shards: Path, tmp_path: Path) -> None:
-    first = train_compact(TOY, shards, tmp_path / "a")
-    second = train_compact(TOY, shards, tmp_path / "b")
-    assert losses(tmp_path / "a") == losses(tmp_path / "b")
-    assert len(losses(tmp_path / "a")) == 3
-    assert first.read_bytes() == second.read_bytes()
-
-
-def test_a_run_cut_short_continues_as_if_it_had_not_been(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dataclasses import replace
-
-    from identisim.training import compact as training
-
-    config = replace(TOY, steps=4, checkpoint_seconds=0.0)
-    whole = train_compact(config, shards, tmp_path / "whole")
-    step = training.train_step
-
-    def dying(config: CompactTraining, state: training.TrainingState, *rest: object) -> dict[str, float]:
-        if state.step == 2:
-            raise KeyboardInterrupt
-        return step(config, state, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(training, "train_step", dying)
-    with pytest.raises(KeyboardInterrupt):
-        train_compact(config, shards, tmp_path / "cut")
-    monkeypatch.setattr(training, "train_step", step)
-    resumed = train_compact(config, shards, tmp_path / "cut")
-    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
-    assert resumed.read_bytes() == whole.read_bytes()
-    with pytest.raises(InputError, match="other settings"):
-        train_compact(replace(config, learning_rate=1e-3), shards, tmp_path / "cut")
-
-
-def test_training_finds_discs_and_tells_colours_apart(shards: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    config = replace(TOY, steps=40, families=5, warm_up=0.1, first_temperature=0.2, temperature=0.2)
-    train_compact(config, shards, tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
-    for name, least in (("cls", 0.85), ("mask", 0.85)):
-        values = [row[name] for row in rows]
-        assert np.mean(values[-6:]) < least * np.mean(values[:6]), name
-
-
-def test_the_clock_ends_a_run_and_held_out_figures_are_logged(shards: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    np.save(shards / "held-00000.npy", toy_shard(seed=9))
-    config = replace(TOY, steps=None, minutes=0.01, held_seconds=0.0)
-    train_compact(config, shards, tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
-    assert 0 <= rows[-1]["held_top1"] <= 1
-    assert 0 <= rows[-1]["held_siblings"] <= 1
-    assert rows[-1]["seconds"] < 10
-
-
-def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
-    config = CompactTraining(warm_up=0.1)
-    rates = [learning_rate(config, done) for done in np.linspace(0, 1, 101)]
-    assert np.argmax(rates) == 10
-    assert max(rates) == pytest.approx(config.learning_rate)
-    assert rates[-1] == pytest.approx(0, abs=1e-12)
-
-
 # ---- metric
 
 
 def test_the_metric_compares_images_with_given_weights(tmp_path: Path) -> None:
     from identisim.metrics.compact import build_compact
 
-    path = export(CompactNet(), tmp_path / "net.safetensors")
+    path = save_weights(CompactNet(), tmp_path / "net.safetensors")
     metric = build_compact(path, device="cpu")
     rng = np.random.default_rng(0)
     a, b = (rng.integers(0, 256, (40, 50, 3), dtype=np.uint8) for _ in range(2))
@@ -430,15 +301,17 @@ def test_the_metric_compares_images_with_given_weights(tmp_path: Path) -> None:
     assert metric.similarity(a, b)[0] == different
     assert metric.fingerprint.startswith("compact:")
     assert metric.fingerprint == build_compact(path).fingerprint
-    other = build_compact(export(CompactNet(), tmp_path / "other.safetensors"))
+    other = build_compact(save_weights(CompactNet(), tmp_path / "other.safetensors"))
     assert other.fingerprint != metric.fingerprint
 
 
 def test_the_global_similarity_weighs_its_two_halves(tmp_path: Path) -> None:
-    from identisim.metrics.compact import APPEARANCE_SHARE, build_compact
+    from identisim.metrics.compact import build_compact
+    from identisim.models.compact import APPEARANCE_SHARE
 
     net = CompactNet().eval()
-    metric = build_compact(export(net, tmp_path / "net.safetensors"), device="cpu")
+    metric = build_compact(save_weights(net, tmp_path / "net.safetensors"), device="cpu")
+    metric = replace(metric, score="cls")
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) // (1 + i) for i in range(2)]
     pixels = torch.stack([torch.from_numpy(metric.preprocessing(image)) for image in images])
@@ -457,9 +330,9 @@ def test_metric_errors_name_the_fault(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.safetensors"):
         build_compact(tmp_path / "absent.safetensors")
     with pytest.raises(InputError):
-        build_compact(export(CompactNet(**SMALL), tmp_path / "small.safetensors"))
+        build_compact(save_weights(CompactNet(**SMALL), tmp_path / "small.safetensors"))
     with pytest.raises(InputError, match="'nonsense'"):
-        build_compact(export(CompactNet(), tmp_path / "net.safetensors"), device="nonsense")
+        build_compact(save_weights(CompactNet(), tmp_path / "net.safetensors"), device="nonsense")
 
 
 def test_the_packaged_weights_are_those_declared() -> None:

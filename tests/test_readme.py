@@ -50,7 +50,7 @@ def test_identisim_commands_run_in_order(desk: Path) -> None:
         done = _run([str(program), *words[1:]], desk)
         assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
         assert "Traceback" not in done.stderr
-    for made in ("why.png", "hits.png", "gallery/_SUCCESS", "my-world/views.parquet"):
+    for made in ("why.png", "hits.png", "gallery/_SUCCESS", "my-world/views.parquet", "results/report.html"):
         assert (desk / made).exists(), made
 
 

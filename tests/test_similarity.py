@@ -20,7 +20,9 @@ from identisim.similarity import (
     cosine,
     cosine_matrix,
     patch_cosine,
+    patch_match,
     token_similarity,
+    token_similarity_matrix,
     top_k,
     transport_distance,
     unit,
@@ -121,7 +123,43 @@ def test_scores_are_what_they_say() -> None:
     torch.testing.assert_close(token_similarity(a, b, "ot"), 1 - distance)
 
 
-@pytest.mark.parametrize("score", ["cls", "patch", "ot", "joint"])
+def slow_match(a: torch.Tensor, b: Tensor, weights_a: Tensor, weights_b: Tensor) -> float:
+    """Best partners, token by token."""
+    directions = []
+    for x, y, weights, others in ((a, b, weights_a, weights_b), (b, a, weights_b, weights_a)):
+        kept = [(t, float(w)) for t, w in zip(x, weights, strict=True) if w >= 0.1 * max(weights)]
+        partners = [t for t, w in zip(y, others, strict=True) if w >= 0.1 * max(others)]
+        best = [(max(float(t @ p / t.norm() / p.norm()) for p in partners), w) for t, w in kept]
+        directions.append(sum(c * w for c, w in best) / sum(w for _, w in best))
+    return sum(directions) / 2
+
+
+def test_match_is_the_mean_best_partner() -> None:
+    a, b = vectors(3, 7, 5, seed=1), vectors(3, 4, 5, seed=2)
+    weights_a, weights_b = vectors(3, 7, seed=3).abs(), vectors(3, 4, seed=4).abs()
+    expected = [slow_match(*(part[i] for part in (a, b, weights_a, weights_b))) for i in range(3)]
+    torch.testing.assert_close(patch_match(a, b, weights_a, weights_b), torch.tensor(expected))
+    torch.testing.assert_close(patch_match(b, a, weights_b, weights_a), torch.tensor(expected))
+    uniform = patch_match(a, b)
+    torch.testing.assert_close(uniform, patch_match(a, b, torch.ones(3, 7), 2 * torch.ones(3, 4)))
+
+
+def test_fused_is_a_quarter_global_and_three_matched() -> None:
+    a, b = images(3, 0, foreground=True), images(3, 20)
+    cls, matched = (token_similarity(a, b, kind) for kind in ("cls", "match"))
+    torch.testing.assert_close(token_similarity(a, b, "fused"), (cls + 3 * matched) / 4)
+
+
+@pytest.mark.parametrize("score", ["cls", "patch", "ot", "joint", "match", "fused"])
+def test_matrix_is_that_of_the_pairs(score: str) -> None:
+    a, b = images(5, 0, foreground=True), images(4, 20, foreground=True)
+    rows = [token_similarity(a[torch.full((4,), i)], b, score) for i in range(5)]
+    torch.testing.assert_close(token_similarity_matrix(a, b, score), torch.stack(rows))
+    own = [token_similarity(a[torch.full((5,), i)], a, score) for i in range(5)]
+    torch.testing.assert_close(token_similarity_matrix(a, a, score), torch.stack(own))
+
+
+@pytest.mark.parametrize("score", ["cls", "patch", "ot", "joint", "match", "fused"])
 def test_background_and_batch_mates_do_not_matter(score: str) -> None:
     a, b = images(4, 0, foreground=True), images(4, 20, foreground=True)
     assert a.foreground is not None
@@ -133,7 +171,7 @@ def test_background_and_batch_mates_do_not_matter(score: str) -> None:
     torch.testing.assert_close(alone, whole, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("score", ["cls", "patch", "ot", "joint"])
+@pytest.mark.parametrize("score", ["cls", "patch", "ot", "joint", "match", "fused"])
 def test_range_and_self_similarity(score: str) -> None:
     a = images(5, 3)
     opposite = Tokens(-a.cls, -a.patches[:, :1, :1].expand_as(a.patches))
@@ -146,7 +184,9 @@ def test_range_and_self_similarity(score: str) -> None:
 
 
 def test_unknown_score_is_refused() -> None:
-    with pytest.raises(InputError, match="unknown score kind 'pooled'; choose one of cls, patch, ot, joint"):
+    with pytest.raises(
+        InputError, match="unknown score kind 'pooled'; choose one of cls, patch, ot, joint, match, fused"
+    ):
         token_similarity(images(1, 0), images(1, 1), "pooled")
 
 

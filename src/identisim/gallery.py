@@ -3,7 +3,7 @@
 A gallery folder is a run folder of `identisim.bulk` with a `gallery.json` (which metric, which source), that
 is written first. Rows, in source order: path, identity, sha256 of the image file, embedding; failures: path,
 error, message. Embedding into the same folder again finishes or repairs it. Similarity in a gallery is the
-cosine of global vectors: the score kind `cls`.
+cosine of global vectors: the score kind `cls`, also for a metric whose own score is another kind.
 """
 
 from __future__ import annotations
@@ -312,9 +312,4 @@ def _with_global_vectors(metric: Metric) -> EmbeddingMetric:
 
     if not isinstance(metric, EmbeddingMetric):
         raise InputError(f"metric {metric.name!r} compares pairs and has no embeddings; use one that has")
-    if metric.score != "cls":
-        raise InputError(
-            f"a gallery compares global vectors (score kind 'cls'), but {metric.name!r} was loaded with "
-            f"score {metric.score!r}; load it with score='cls'"
-        )
     return metric

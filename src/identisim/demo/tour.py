@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+import numpy as np
 
 from identisim import build_gallery, compare, load_metric
 from identisim.dense import explain_pair
@@ -116,12 +117,16 @@ def _accuracy(metric: Metric, root: Path, views: list[View]) -> Accuracy:
     names = [name for name in groups if "-near" not in name]
     anchors = [root / groups[name][0].path for name in names]
     seconds = [root / groups[name][1].path for name in names]
-    positive = metric.similarity(anchors, seconds)
-    near = metric.similarity(anchors, [root / groups[f"{name}-near1"][0].path for name in names])
-    steps = range(1, min(OTHERS, len(names) - 1) + 1)
-    others = [metric.similarity(anchors, seconds[step:] + seconds[:step]) for step in steps]
-    ahead = [float((positive > o).mean() + 0.5 * (positive == o).mean()) for o in (near, *others)]
-    return Accuracy(metric.name, sum(ahead[1:]) / len(others), ahead[0], len(names))
+    near = [root / groups[f"{name}-near1"][0].path for name in names]
+    # one matrix, because every picture is encoded once for it
+    matrix = metric.similarity_matrix(anchors, [*seconds, *near])
+    count = len(names)
+    index = np.arange(count)
+    positive = matrix[index, index]
+    steps = range(1, min(OTHERS, count - 1) + 1)
+    negatives = [matrix[index, count + index], *(matrix[index, (index + step) % count] for step in steps)]
+    ahead = [float((positive > other).mean() + 0.5 * (positive == other).mean()) for other in negatives]
+    return Accuracy(metric.name, sum(ahead[1:]) / len(steps), ahead[0], count)
 
 
 def _search(out: Path, root: Path, views: list[View], metric: Metric) -> tuple[Path, list[Hit], Path]:

@@ -11,29 +11,28 @@ import torch
 from identisim.errors import InputError
 from identisim.images import Preprocessing
 from identisim.metrics.metric import Array, EmbeddingMetric, fingerprint
-from identisim.models.compact import WEIGHTS_SHA256, CompactNet
+from identisim.models.compact import APPEARANCE_SHARE, WEIGHTS_SHA256, CompactNet
 from identisim.models.tokens import Tokens
 from identisim.models.weights import load_into, load_weights
 from identisim.records import file_sha256
 
-SIZE = 192
+SIZE = 224
 """Pixels a side that images are brought to: more than in training (96), which measured better on photographs."""
-APPEARANCE_SHARE = 0.8
-"""Share of the pooled appearance in the cosine of two global vectors; the rest is that of the patch residuals."""
-VERSION = "1"
+VERSION = "2"
 
 
-def build_compact(weights: Path | None = None, device: str = "auto") -> EmbeddingMetric:
-    """Build the metric.
+def build_compact(weights: Path | None = None, device: str = "auto", *, size: int = SIZE) -> EmbeddingMetric:
+    """Build the metric; its default score is `fused`.
 
-    weights: a safetensors file of a `CompactNet`, None for the packaged one (its sha256 is checked). device: "auto"
+    weights: a safetensors file of a `CompactNet`, None for the packaged one (its sha256 is checked). size: pixels a
+    side that images are brought to, a multiple of 16. device: "auto"
     (CUDA when there is one) or a torch device name. Raises InputError for weights that are missing or damaged and for
     a device that is not there.
     """
     path, digest = (weights, None) if weights is not None else (_packaged(), WEIGHTS_SHA256)
     net = CompactNet()
     load_into(net, load_weights(path, sha256=digest))
-    preprocessing = Preprocessing(size=SIZE, mode="square")
+    preprocessing = Preprocessing(size=size, mode="square")
     return EmbeddingMetric(
         name="compact",
         encode=Encoder(net, choose_device(device)),
@@ -44,6 +43,7 @@ def build_compact(weights: Path | None = None, device: str = "auto") -> Embeddin
             preprocessing=preprocessing.fingerprint,
             version=VERSION,
         ),
+        score="fused",
     )
 
 

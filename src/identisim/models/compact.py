@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from identisim.models.foreground import ForegroundNet, ResidualBlock
 from identisim.models.tokens import Tokens
 
 PATCH_SIZE = 8
 """Pixels a side of one patch."""
 STRIDE = 16
 """The image side must be a multiple of this: the deepest stage sees one value per 16 × 16 pixels."""
-WEIGHTS_SHA256 = "14d0428b8c5094e43682de14b14c9cd1cffcea717658e7dd230b61373ca31233"
+WEIGHTS_SHA256 = "386b3673066baeedebbeec63bdbf353617667dc8e6003cf1da2c8f0b2c3cd4ee"
 """Of the packaged `compact.safetensors`."""
+APPEARANCE_SHARE = 0.8
+"""Share of the pooled appearance in the cosine of two global vectors; the rest is that of the patch residuals."""
 CELL_CHANNELS = 16
 ORIENTATIONS = 8
 
@@ -55,35 +58,6 @@ def _gradient_energies(lightness: Tensor) -> Tensor:
     energy = F.avg_pool2d(along.pow(3) / (across.square() + down.square() + 1e-4), PATCH_SIZE)
     around = F.avg_pool2d(energy.sum(1, keepdim=True), 3, stride=1, padding=1, count_include_pad=False)
     return (energy / (around + 0.02) + 1e-4).sqrt()
-
-
-def centre_prior(height: int, width: int, spread: float) -> Tensor:
-    """Gaussian weight of a grid, 1 in the middle: (height, width); spread = its sigma in half sides."""
-    rows = torch.linspace(-1 + 1 / height, 1 - 1 / height, height)
-    columns = torch.linspace(-1 + 1 / width, 1 - 1 / width, width)
-    return torch.exp(-0.5 * (rows[:, None].square() + columns.square()) / spread**2)
-
-
-class ResidualBlock(nn.Module):
-    """Pre-activation residual block of two 3 × 3 convolutions; (B, C, h, w) keeps its shape.
-
-    GroupNorm with one group uses statistics of the image itself, so photographs may differ from renderings.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(1, channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(1, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        # small, not zero: the block starts near the identity and learns from the first step
-        nn.init.normal_(self.conv2.weight, std=0.3 / math.sqrt(9 * channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Refine x: (B, C, h, w) -> (B, C, h, w)."""
-        y = self.conv1(F.relu(self.norm1(x)))
-        y = self.conv2(F.relu(self.norm2(y)))
-        return x + y  # type: ignore[no-any-return]
 
 
 class Trunk(nn.Module):
@@ -191,18 +165,14 @@ class CompactNet(nn.Module):
         dim: int = 384,
         colours: int = 32,
         clusters: int = 32,
-        prior_spread: float = 0.7,
     ) -> None:
         super().__init__()
-        self.prior_spread = prior_spread
         self.cells = nn.Conv2d(CELL_CHANNELS, patch_dim, 3, padding=1, padding_mode="replicate")
         self.trunk = Trunk(widths, depths)
         channels = widths[1:]
         self.refine = nn.Conv2d(sum(channels), patch_dim, 1, bias=False)
         self.centre = nn.BatchNorm2d(patch_dim, affine=False)
-        self.foreground = nn.Sequential(
-            nn.Conv2d(sum(channels), 48, 1), nn.ReLU(), nn.Conv2d(48, 1, 3, padding=1)
-        )
+        self.foreground = ForegroundNet()
         self.head = GlobalHead(channels, patch_dim, dim, colours, clusters)
         nn.init.zeros_(self.refine.weight)
 
@@ -210,14 +180,14 @@ class CompactNet(nn.Module):
         """(B, 3, S, S) RGB in [0, 1], S a multiple of 16 -> `Tokens`.
 
         cls (B, 384), its two halves of length 1; patches (B, S / 8, S / 8, 64) of any length;
-        foreground = probability of the object × a Gaussian prior for the middle of the image.
+        foreground = probability of the object.
         """
         return self.forward_with_mask(images)[0]
 
     def forward_with_mask(
         self, images: Tensor, mask: Tensor | None = None, trust: float = 1.0
     ) -> tuple[Tokens, Tensor]:
-        """As `forward`, and the logits of the foreground (B, S / 8, S / 8) before the prior.
+        """As `forward`, and the logits (B, 48, 48) of the foreground.
 
         mask: (B, S / 8, S / 8) in [0, 1], the true foreground where it is known (in training); pooling then weighs
         patches by trust × the foreground found + (1 − trust) × mask.
@@ -226,22 +196,23 @@ class CompactNet(nn.Module):
             raise ValueError(
                 f"expected images (B, 3, S, S), S a multiple of {STRIDE}; got {tuple(images.shape)}"
             )
-        maps, patches, logits = self._local(images)
-        prior = centre_prior(logits.shape[2], logits.shape[3], self.prior_spread).to(logits)
-        foreground = logits.sigmoid() * prior
+        logits = self.foreground(images)
+        maps, patches = self._local(images)
+        grid = patches.shape[2:]
+        foreground = F.interpolate(logits[:, None].float(), grid, mode="bilinear", antialias=True).sigmoid()
         if mask is not None:
             foreground = torch.lerp(mask[:, None].to(foreground), foreground, trust)
         tokens = F.normalize(patches, dim=1).flatten(2).transpose(1, 2)
         # in training the masks alone teach the foreground: the contrastive loss would bend it to its own ends
         weights = foreground.detach() if self.training else foreground
         cls = self.head(*self.head.pool(images, maps, tokens, weights + 1e-3))
-        return Tokens(cls, patches.permute(0, 2, 3, 1), foreground[:, 0]), logits[:, 0]
+        return Tokens(cls, patches.permute(0, 2, 3, 1), foreground[:, 0]), logits
 
-    def _local(self, images: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    def _local(self, images: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         maps = self.trunk(images)
         joined = torch.cat([maps[0], F.interpolate(maps[1], scale_factor=2.0, mode="nearest")], 1)
         patches = self.centre(self.cells(cell_features(images)) + self.refine(joined))
-        return maps, patches, self.foreground(joined)
+        return maps, patches
 
     @torch.no_grad()
     def start_from(self, images: Tensor) -> None:
