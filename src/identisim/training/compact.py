@@ -23,7 +23,7 @@ from identisim.records import file_sha256
 from identisim.similarity import MATCH_SHARE
 from identisim.training.augment import augment
 from identisim.training.foreground import foreground_overlap
-from identisim.training.loop import Stateful, average_into, cosine_schedule
+from identisim.training.loop import Stateful, cosine_schedule, descend
 from identisim.training.losses import (
     best_match_similarity,
     contrastive_loss,
@@ -133,22 +133,21 @@ class CompactLearner:
     def step(self, number: int, done: float) -> dict[str, float]:
         """One step of the optimiser and of the running average; the losses."""
         config = self.config
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate * cosine_schedule(done, config.warm_up)
         rng = np.random.default_rng([config.seed, number])
         batch = self.folder.sample(rng, config.families, config.views, config.alike)
         if not config.near_identities:
             batch = batch.first_members()
         self.net.train()
         losses = self._losses(batch, _generator(config.seed, number), done)
-        total = torch.stack(list(losses.values())).sum()
-        values = {"loss": total.item(), **{name: value.item() for name, value in losses.items()}}
-        if math.isfinite(values["loss"]):
-            self.optimiser.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-            self.optimiser.step()
-            average_into(self.average, self.net, min(config.ema_decay, (number + 1) / (number + 11)))
+        total = descend(
+            torch.stack(list(losses.values())).sum(),
+            self.net,
+            self.average,
+            self.optimiser,
+            learning_rate=config.learning_rate * cosine_schedule(done, config.warm_up),
+            decay=min(config.ema_decay, (number + 1) / (number + 11)),
+        )
+        values = {"loss": total, **{name: value.item() for name, value in losses.items()}}
         return values | {"families": self.folder.families}
 
     def _losses(self, batch: Batch, generator: torch.Generator, done: float) -> dict[str, Tensor]:

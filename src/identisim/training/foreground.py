@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from identisim.models.foreground import GRID, SIDE, ForegroundNet
 from identisim.models.weights import load_into, load_weights, save_weights
 from identisim.records import file_sha256
 from identisim.training.augment import augment
-from identisim.training.loop import Stateful, average_into, cosine_schedule
+from identisim.training.loop import Stateful, cosine_schedule, descend
 from identisim.training.losses import foreground_loss, patch_masks
 from identisim.training.shards import ShardFolder, open_shard
 
@@ -79,8 +78,6 @@ class ForegroundLearner:
     def step(self, number: int, done: float) -> dict[str, float]:
         """One step of the optimiser and of the running average; the loss."""
         config = self.config
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate * cosine_schedule(done, config.warm_up)
         batch = self.folder.sample(
             np.random.default_rng([config.seed, number]), config.families, config.views
         )
@@ -88,13 +85,15 @@ class ForegroundLearner:
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number + 1)
         images, masks = augment(pixels, SIDE, generator, margin=config.margin)
         loss = foreground_loss(self.net(images), patch_masks(masks, SIDE // GRID))
-        if math.isfinite(loss.item()):
-            self.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-            self.optimiser.step()
-            average_into(self.average, self.net, min(config.ema_decay, (number + 1) / (number + 11)))
-        return {"loss": loss.item(), "families": self.folder.families}
+        value = descend(
+            loss,
+            self.net,
+            self.average,
+            self.optimiser,
+            learning_rate=config.learning_rate * cosine_schedule(done, config.warm_up),
+            decay=min(config.ema_decay, (number + 1) / (number + 11)),
+        )
+        return {"loss": value, "families": self.folder.families}
 
     def measure(self) -> dict[str, float]:
         """Mean overlap of the average with the masks of the held-out shard."""

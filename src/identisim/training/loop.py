@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from identisim.errors import InputError
@@ -143,6 +143,31 @@ def average_into(average: nn.Module, current: nn.Module, decay: float) -> None:
                 mean.lerp_(now, 1 - decay)
             else:
                 mean.copy_(now)
+
+
+def descend(
+    loss: Tensor,
+    net: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    *,
+    learning_rate: float,
+    decay: float,
+) -> float:
+    """One step of the optimiser, gradients clipped to length 5, and of the running average; the loss.
+
+    A loss that is not finite changes nothing.
+    """
+    value = loss.item()
+    if math.isfinite(value):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimiser.step()
+        average_into(average, net, decay)
+    return value
 
 
 def cosine_schedule(done: float, warm_up: float) -> float:
