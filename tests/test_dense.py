@@ -204,7 +204,7 @@ def test_explanation_shows_both_pictures_and_states_the_score_of_the_metric(
 
 def test_a_metric_without_patches_is_refused(tmp_path: Path) -> None:
     pair = PairMetric("pair", lambda _a, _b: 0.0, "pair:0")
-    with pytest.raises(InputError, match=r"pair has no patches to match; .*: compact"):
+    with pytest.raises(InputError, match=r"pair has no patches to match; .*such as compact"):
         explain_pair(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8), pair, tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []
 

@@ -19,8 +19,9 @@ from identisim.evaluation import prediction
 from identisim.evaluation.folder import Evaluation, build_metrics, evaluate_folder, read_collection
 from identisim.evaluation.results import Result, csv_table, markdown_table, text_table
 from identisim.images import Preprocessing
+from identisim.metrics.card import MetricCard
 from identisim.metrics.metric import EmbeddingMetric, Metric, PairMetric
-from identisim.metrics.registry import METRICS, MetricCard
+from identisim.metrics.registry import METRICS
 from identisim.models.tokens import Tokens
 
 IDENTITIES, PHOTOS = 6, 4
@@ -285,7 +286,7 @@ class TestCommand:
         makers: dict[str, Callable[[], Metric]] = {"oracle": oracle, "chance": chance}
         for name, make in makers.items():
             card = MetricCard(
-                name, "a toy", "none", "none", False, ("pixels",), (0, 1), lambda _, make=make: make()
+                name, "a toy", "none", "none", ("pixels",), (0, 1), lambda _, __, make=make: make()
             )
             monkeypatch.setitem(METRICS, name, card)
 

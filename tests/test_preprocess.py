@@ -11,7 +11,7 @@ from PIL import Image
 
 from identisim.errors import InputError
 from identisim.images import Preprocessing, load_image
-from identisim.models.preprocess import bicubic_weights, differentiable_preprocess
+from identisim.models.preprocess import resampling_weights, differentiable_preprocess
 
 # narrow pictures on purpose
 pytestmark = pytest.mark.filterwarnings("ignore::identisim.images.AspectWarning")
@@ -129,7 +129,7 @@ def test_weights_equal_pillow_in_floating_point(length: int, out_length: int) ->
     # Pillow's float mode filters an identity matrix without rounding: its columns are the weights
     identity = Image.fromarray(np.eye(length, dtype=np.float32))
     expected = np.asarray(identity.resize((out_length, length), Image.Resampling.BICUBIC)).T
-    weights = bicubic_weights(length, 0.0, float(length), out_length)
+    weights = resampling_weights(length, 0.0, float(length), out_length)
     np.testing.assert_allclose(weights.numpy(), expected, atol=1e-6)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(out_length, dtype=torch.float64))
 

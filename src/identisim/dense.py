@@ -19,7 +19,6 @@ from identisim.errors import InputError
 from identisim.explanation import Side, draw_explanation
 from identisim.images import ImageLike, load_image
 from identisim.metrics.metric import EmbeddingMetric, Metric
-from identisim.metrics.registry import METRICS
 from identisim.models.tokens import Tokens
 from identisim.similarity import cosine_matrix
 
@@ -85,10 +84,12 @@ def explain_pair(image_a: ImageLike, image_b: ImageLike, metric: Metric, out: st
     """
     path = png_target(out)
     if not isinstance(metric, EmbeddingMetric):
-        able = ", ".join(name for name, card in METRICS.items() if "patch" in card.scores)
-        raise InputError(f"{metric.name} has no patches to match; metrics that can explain a pair: {able}")
+        raise InputError(
+            f"{metric.name} has no patches to match; metrics that can explain a pair are those with embeddings, "
+            "such as compact (`identisim metrics` lists score kinds)"
+        )
     pixels_a, pixels_b = load_image(image_a), load_image(image_b)
-    tokens_a, tokens_b = metric.tokens(pixels_a), metric.tokens(pixels_b)
+    tokens_a, tokens_b = metric.tokens(image_a), metric.tokens(image_b)
     matches = match_patches(tokens_a, tokens_b)
     seen = metric.preprocessing
     canvas = draw_explanation(

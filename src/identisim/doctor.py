@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,9 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from identisim.errors import InputError
+
+if TYPE_CHECKING:
+    from identisim.metrics.card import MetricCard
 
 Verdict = Literal["ok", "warn", "fail"]
 PROBE_SECONDS = 120
@@ -44,6 +48,7 @@ def examine() -> Iterator[Finding]:
         _torch,
         _weights,
         _folders,
+        _downloads,
     )
     for check in checks:
         yield from check()
@@ -90,6 +95,21 @@ def _libraries() -> Iterator[Finding]:
         yield Finding("warn", "numba", "not installed", advice)
     else:
         yield _importable("numba", "numba", essential=False, advice="pip install --force-reinstall numba")
+
+
+def extra_installed(extra: str) -> bool:
+    """Whether the libraries of an extra are installed, as far as package metadata tells; nothing is imported.
+
+    extra: such as "world". False as well for one that the installed identisim does not know.
+    """
+    named = re.compile(rf"""extra\s*==\s*["']{re.escape(extra)}["']""")
+    try:
+        wanted = [line for line in metadata.requires("identisim") or [] if named.search(line)]
+        for line in wanted:
+            metadata.version(re.split(r"[^\w.-]", line, maxsplit=1)[0])
+    except metadata.PackageNotFoundError:
+        return False
+    return bool(wanted)
 
 
 def _importable(name: str, module: str, *, essential: bool, advice: str) -> Finding:
@@ -141,11 +161,16 @@ def _torch() -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    """Build every metric: that reads the embedded weights and checks their sha256."""
+    """Build every metric whose weights are here: that reads them and checks names, shapes or sha256."""
+    from identisim.downloads import present
     from identisim.metrics.registry import METRICS, build, weights_present
 
+    absent: list[str] = []
     for card in METRICS.values():
         subject = f"metric {card.name}"
+        if not present(card.sources):
+            absent.append(card.name)
+            continue
         if not weights_present(card):
             advice = "the package is incomplete: pip install --force-reinstall identisim"
             yield Finding("fail", subject, f"weights missing: {card.weights}", advice)
@@ -153,15 +178,31 @@ def _weights() -> Iterator[Finding]:
         try:
             built = build(card.name, device="cpu")
         except (InputError, ImportError, OSError, RuntimeError) as error:
-            if card.extra is None:
-                advice = "the package is damaged: pip install --force-reinstall identisim"
-                yield Finding("fail", subject, _one_line(error), advice)
-            else:
-                advice = f"only this metric needs it: pip install 'identisim[{card.extra}]'"
-                yield Finding("warn", subject, _one_line(error), advice)
+            yield _unbuilt(card, error)
         else:
-            weights = "no weights needed" if card.weights is None else "weights present, sha256 ok"
+            weights = "weights present, sha256 ok" if card.weights else "no weights needed"
+            weights = "weights downloaded" if card.sources else weights
             yield Finding("ok", subject, f"{weights}, {built.fingerprint}")
+    if absent:
+        detail = f"{len(absent)} ({', '.join(absent)}); `identisim pull NAME` fetches what a metric needs"
+        yield Finding("ok", "metrics not downloaded", detail)
+
+
+def _unbuilt(card: MetricCard, error: Exception) -> Finding:
+    """A metric that cannot be built: only that of the package itself is essential."""
+    from identisim.downloads import locate
+
+    subject, reason = f"metric {card.name}", _one_line(error)
+    if card.sources and (card.extra is None or extra_installed(card.extra)):
+        folders = ", ".join(str(locate(source)) for source in card.sources)
+        advice = f"if its weights are damaged, remove {folders} and run `identisim pull {card.name}`"
+        return Finding("warn", subject, reason, advice)
+    if card.extra is None:
+        advice = "the package is damaged: pip install --force-reinstall identisim"
+        return Finding("fail", subject, reason, advice)
+    return Finding(
+        "warn", subject, reason, f"only this metric needs it: pip install 'identisim[{card.extra}]'"
+    )
 
 
 def _folders() -> Iterator[Finding]:
@@ -175,6 +216,28 @@ def _folders() -> Iterator[Finding]:
             yield Finding("ok", subject, f"{folder}, writable")
         else:
             yield Finding("warn", subject, f"{folder} cannot be written to", "set HOME or TMPDIR")
+
+
+def _downloads() -> Iterator[Finding]:
+    """Where downloaded weights go, how much lies there, and whether downloading is allowed."""
+    from identisim.downloads import cache
+
+    try:
+        folder = cache.home()
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    except (InputError, OSError) as error:
+        yield Finding("warn", "weights folder", _one_line(error), "set IDENTISIM_HOME to a folder")
+    else:
+        held = f"{folder}, {cache.readable_size(size)} in it"
+        if there.is_dir() and os.access(there, os.W_OK):
+            yield Finding("ok", "weights folder", f"{held}, writable")
+        else:
+            advice = "set IDENTISIM_HOME to a folder that can be written to, or nothing can be downloaded"
+            yield Finding("warn", "weights folder", f"{held}, cannot be written to", advice)
+    switch = cache.offline()
+    allowed = "allowed" if switch is None else f"forbidden: {switch} is set"
+    yield Finding("ok", "downloads", allowed)
 
 
 def _version(distribution: str) -> str:

@@ -281,10 +281,9 @@ def _list_source(source: Path) -> tuple[Path, list[Entry]]:
 def _start(out: Path, metric: EmbeddingMetric, work: dict[str, Any]) -> int:
     """Write `gallery.json`, or check that the one there was written for the same work; returns D."""
     if not (out / "gallery.json").exists():
-        # How wide a vector is is not known before one is made: here that of a grey square.
-        dim = metric.embed(np.full((32, 32, 3), 128, np.uint8)).shape[1]
+        dim = metric.dimensions()
         write_json(out / "gallery.json", {**work, "dim": dim})
-        return int(dim)
+        return dim
     header = _read_header(out)
     different = [f"{name} {new}, not {header[name]}" for name, new in work.items() if new != header[name]]
     if different:

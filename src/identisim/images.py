@@ -69,8 +69,14 @@ ImageLike: TypeAlias = Union[str, os.PathLike[str], bytes, Image.Image, NDArray[
 """What `load_image` reads: path, encoded bytes, PIL image, numpy array (H, W, C), torch tensor (C, H, W)."""
 
 PAD_GREY: Final = 128
-ASPECT: Final = 10
 """Grey level of the borders that `Preprocessing(mode="pad")` adds."""
+
+ASPECT: Final = 10
+FILTERS: Final = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "box": Image.Resampling.BOX,
+}
 
 
 def load_image(
@@ -162,6 +168,7 @@ class Preprocessing:
     grey 128 around it; "crop" takes the central square of the shorter side.
     mean, std: per channel, of values in [0, 1].
     version: of this code; raise it when the same fields come to mean other pixels.
+    filter: how pixels are resampled, always antialiased.
     """
 
     size: int
@@ -169,23 +176,26 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     version: int = 1
+    filter: Literal["bicubic", "bilinear"] = "bicubic"
 
     def __post_init__(self) -> None:
         if self.mode not in ("square", "pad", "crop"):
             raise InputError(f"unknown mode {self.mode!r}; choose square, pad or crop")
+        if self.filter not in ("bicubic", "bilinear"):
+            raise InputError(f"unknown filter {self.filter!r}; choose bicubic or bilinear")
         if self.size < 1 or len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
             raise InputError(f"expected size ≥ 1, 3 means and 3 positive stds; got {astuple(self)}")
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
 
     def __call__(self, rgb: Pixels) -> NDArray[np.float32]:
-        """Turn (H, W, 3) uint8 into (3, size, size) float32: Pillow bicubic on uint8, /255, −mean, /std."""
+        """Turn (H, W, 3) uint8 into (3, size, size) float32: Pillow's filter on uint8, /255, −mean, /std."""
         _require_pixels(rgb)
         if (longer := max(rgb.shape[:2])) > ASPECT * min(rgb.shape[:2]):
             message = f"a picture {longer} pixels long is over {ASPECT} times as long as wide"
             warnings.warn(message, AspectWarning, stacklevel=2)
         place = self.placement(*rgb.shape[:2])
-        resized = _bicubic(Image.fromarray(rgb), place)
+        resized = _resampled(Image.fromarray(rgb), place, self.filter)
         canvas = Image.new("RGB", (self.size, self.size), (PAD_GREY,) * 3)
         canvas.paste(resized, (place.left, place.top))
         values = np.asarray(canvas, dtype=np.float32) / np.float32(255)
@@ -206,10 +216,28 @@ class Preprocessing:
         top, left = (self.size - out_height) // 2, (self.size - out_width) // 2
         return Placement(box, out_height, out_width, top, left, _rows_first(height, width))
 
+    def mask(self, mask: NDArray[Any], grid: tuple[int, int]) -> NDArray[np.float32]:
+        """Bring a mask of the picture to patches: (H, W), a bool or float in [0, 1], -> `grid`, (h, w) in [0, 1].
+
+        Each value is the share of the patch that the object covers; what `pad` adds is no object.
+        """
+        inside = _boolean_mask(mask)
+        weights = mask if np.issubdtype(mask.dtype, np.floating) else inside
+        place = self.placement(*mask.shape)
+        resized = _resampled(Image.fromarray(np.asarray(weights, np.float32)), place, "box")
+        canvas: NDArray[np.float32] = np.zeros((self.size, self.size), np.float32)
+        canvas[place.top : place.top + place.height, place.left : place.left + place.width] = np.asarray(
+            resized
+        )
+        patches = Image.fromarray(canvas).resize((grid[1], grid[0]), Image.Resampling.BOX)
+        return np.asarray(patches, np.float32).clip(0, 1)
+
     @property
     def fingerprint(self) -> str:
         """Short text that differs when any field differs, the same in every process."""
-        digest = hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:12]
+        # bicubic is left out, so that the text is that of the versions before there was a choice
+        fields = astuple(self)[: 6 if self.filter != "bicubic" else 5]
+        digest = hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:12]
         return f"{self.mode}{self.size}-v{self.version}-{digest}"
 
 
@@ -219,7 +247,7 @@ def resize(image: Pixels, height: int, width: int) -> Pixels:
     source_height, source_width = image.shape[:2]
     box = (0.0, 0.0, float(source_width), float(source_height))
     place = Placement(box, height, width, 0, 0, _rows_first(source_height, source_width))
-    return np.array(_bicubic(Image.fromarray(image), place))
+    return np.array(_resampled(Image.fromarray(image), place))
 
 
 def crop_to_mask(image: Pixels, mask: NDArray[Any], margin: float = 0.0) -> Pixels:
@@ -290,8 +318,8 @@ def _rows_first(height: int, width: int) -> bool:
     return height > 100 * width
 
 
-def _bicubic(picture: Image.Image, place: Placement) -> Image.Image:
-    """Antialiased bicubic of Pillow, one axis at a time: which one it takes first changed with Pillow 13."""
+def _resampled(picture: Image.Image, place: Placement, kernel: str = "bicubic") -> Image.Image:
+    """Antialiased resize of Pillow, one axis at a time: which one it takes first changed with Pillow 13."""
     left, top, right, bottom = place.box
     for axis in ("rows", "columns") if place.rows_first else ("columns", "rows"):
         width, height = picture.size
@@ -299,7 +327,7 @@ def _bicubic(picture: Image.Image, place: Placement) -> Image.Image:
             size, box = (place.width, height), (left, 0.0, right, float(height))
         else:
             size, box = (width, place.height), (0.0, top, float(width), bottom)
-        picture = picture.resize(size, Image.Resampling.BICUBIC, box=box)
+        picture = picture.resize(size, FILTERS[kernel], box=box)
     return picture
 
 

@@ -27,7 +27,9 @@ for command in (
     pictures.compare,
     pictures.embed,
     pictures.search,
+    pictures.masks,
     installation.metrics,
+    installation.pull,
     installation.doctor,
 ):
     app.command()(command)
@@ -64,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = 130
     except InputError as error:
-        return _complain(str(error), 2)
+        from identisim.downloads import TransferError
+
+        return _complain(str(error), 1 if isinstance(error, TransferError) else 2)
     except (OSError, MemoryError, ImportError, RuntimeError) as error:
         _drop_unwritable_output()
         if isinstance(error, BrokenPipeError):

@@ -11,6 +11,14 @@ import typer
 from identisim.cli.output import AsJson, print_json
 
 MetricName = Annotated[str, typer.Option("--metric", help="Metric name; `identisim metrics` lists them.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
+Weights = Annotated[Path | None, typer.Option(help="Use these weights; download none.", metavar="FOLDER")]
+Foreground = Annotated[
+    str | None,
+    typer.Option(
+        help="Masks for +crop and +ffa: compact, alpha, tracer-b7, rembg:MODEL, a folder.", metavar="FROM"
+    ),
+]
 
 
 class OnError(StrEnum):
@@ -28,12 +36,15 @@ def compare(
     explain: Annotated[
         Path | None, typer.Option(help="Draw the matching parts into this PNG.", metavar="OUT.png")
     ] = None,
+    device: Device = "auto",
+    weights: Weights = None,
+    foreground: Foreground = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how much two pictures show the same thing."""
     import identisim
 
-    loaded = identisim.load_metric(metric, score)
+    loaded = identisim.load_metric(metric, score, device, weights=weights, foreground=foreground)
     if explain is not None:
         from identisim.dense import explain_pair
 
@@ -51,6 +62,7 @@ def compare(
             a=str(a),
             b=str(b),
             explanation=None if explain is None else str(explain),
+            notes=list(result.notes),
         )
         return
     unit = f" {result.unit}" if result.unit else ""
@@ -69,6 +81,9 @@ def embed(
     metric: MetricName = "compact",
     on_error: Annotated[OnError, typer.Option(help="Stop at a bad image, or list it.")] = OnError.RAISE,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try listed failures again.")] = False,
+    device: Device = "auto",
+    weights: Weights = None,
+    foreground: Foreground = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed a collection once, to search it often.
@@ -77,7 +92,7 @@ def embed(
     """
     import identisim
 
-    loaded = identisim.load_metric(metric)
+    loaded = identisim.load_metric(metric, device=device, weights=weights, foreground=foreground)
     gallery = identisim.build_gallery(source, out, loaded, on_error=on_error.value, retry_failed=retry_failed)
     failures = out / "failures.parquet" if gallery.failures else None
     if as_json:
@@ -104,13 +119,16 @@ def search(
     sheet: Annotated[
         Path | None, typer.Option(help="Draw query and hits into this PNG.", metavar="OUT.png")
     ] = None,
+    device: Device = "auto",
+    weights: Weights = None,
+    foreground: Foreground = None,
     as_json: AsJson = False,
 ) -> None:
     """Search a gallery for what the query shows."""
     import identisim
 
     opened = identisim.Gallery.open(gallery)
-    metric = identisim.load_metric(opened.metric_name)
+    metric = identisim.load_metric(opened.metric_name, device=device, weights=weights, foreground=foreground)
     hits = opened.search(query, metric, min(10, len(opened)) if k is None else k)
     if sheet is not None:
         from identisim.sheets import retrieval_sheet
@@ -146,3 +164,32 @@ def search(
         print(f"{hit.rank:4d}  {hit.similarity:10.4f}  {hit.path}{note}")
     if sheet is not None:
         print(f"sheet: {sheet}")
+
+
+def masks(
+    source: Annotated[Path, typer.Argument(help="A folder of pictures.", metavar="SOURCE")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks, laid out like SOURCE.", metavar="MASKS")],
+    foreground: Annotated[
+        str, typer.Option(help="compact, alpha, tracer-b7, rembg:MODEL, or a folder.", metavar="FROM")
+    ] = "compact",
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw pictures and objects into this PNG.", metavar="OUT.png")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Write the foreground mask of every picture, to look at or correct.
+
+    Masks that are there are kept. Use them with `--metric NAME+crop --foreground MASKS`. Exit code 1 when a picture
+    failed.
+    """
+    from identisim.masks import write_masks
+    from identisim.metrics.foregrounds import find_foreground
+
+    report = write_masks(source, out, find_foreground(foreground, device), sheet)
+    print(report.summary)
+    for picture, reason in report.failures.items():
+        print(f"not made: {picture}: {reason}")
+    if sheet is not None:
+        print(f"sheet: {sheet}")
+    if report.failures:
+        raise typer.Exit(1)

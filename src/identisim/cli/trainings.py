@@ -81,7 +81,7 @@ def _train(
     from dataclasses import replace
 
     from identisim.errors import InputError
-    from identisim.metrics.compact import choose_device
+    from identisim.metrics.network import choose_device
     from identisim.training.recipes import carry_out
 
     if minutes is not None and steps is not None:

@@ -95,8 +95,9 @@ def build_random_weights(device: str = "auto") -> EmbeddingMetric:
     import torch
 
     from identisim.images import Preprocessing
-    from identisim.metrics.compact import SIZE, Encoder, choose_device
+    from identisim.metrics.compact import SIZE, Encoder
     from identisim.metrics.metric import EmbeddingMetric
+    from identisim.metrics.network import choose_device
     from identisim.models.compact import CompactNet
 
     with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,8 @@ import torch
 from identisim.errors import InputError
 from identisim.images import Preprocessing
 from identisim.metrics.metric import Array, EmbeddingMetric, fingerprint
-from identisim.models.compact import APPEARANCE_SHARE, WEIGHTS_SHA256, CompactNet
+from identisim.metrics.network import choose_device
+from identisim.models.compact import APPEARANCE_SHARE, STRIDE, WEIGHTS_SHA256, CompactNet
 from identisim.models.tokens import Tokens
 from identisim.models.weights import load_into, load_weights
 from identisim.records import file_sha256
@@ -30,8 +31,7 @@ def build_compact(weights: Path | None = None, device: str = "auto", *, size: in
     a device that is not there.
     """
     path, digest = (weights, None) if weights is not None else (_packaged(), WEIGHTS_SHA256)
-    net = CompactNet()
-    load_into(net, load_weights(path, sha256=digest))
+    net = _load(path, digest)
     preprocessing = Preprocessing(size=size, mode="square")
     return EmbeddingMetric(
         name="compact",
@@ -47,8 +47,21 @@ def build_compact(weights: Path | None = None, device: str = "auto", *, size: in
     )
 
 
+def load_packaged(device: str = "auto") -> CompactNet:
+    """Load the packaged network, for inference; raises InputError as `build_compact` does."""
+    return _load(_packaged(), WEIGHTS_SHA256).eval().requires_grad_(False).to(choose_device(device))
+
+
+def _load(path: Path, digest: str | None) -> CompactNet:
+    net = CompactNet()
+    load_into(net, load_weights(path, sha256=digest))
+    return net
+
+
 class Encoder:
     """Pixels (B, 3, S, S) float32 in [0, 1] -> `Tokens` on the CPU."""
+
+    patch = STRIDE
 
     def __init__(self, net: CompactNet, device: torch.device) -> None:
         self.device = device
@@ -63,20 +76,6 @@ class Encoder:
         appearance, residuals = tokens.cls.chunk(2, dim=1)
         halves = [APPEARANCE_SHARE**0.5 * appearance, (1 - APPEARANCE_SHARE) ** 0.5 * residuals]
         return Tokens(torch.cat(halves, 1).cpu(), tokens.patches.cpu(), foreground)
-
-
-def choose_device(name: str) -> torch.device:
-    """Device of that name; "auto" = CUDA when there is one, else the CPU. InputError when it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device {name!r} cannot be used ({error}); choose 'auto', 'cpu' or one that is there"
-        ) from error
-    return device
 
 
 def _packaged() -> Path:

@@ -19,6 +19,7 @@ from identisim.errors import InputError
 from identisim.images import ImageLike, Preprocessing, as_sequence, load_image
 
 if TYPE_CHECKING:
+    from identisim.metrics.isolation import Isolation
     from identisim.models.tokens import Tokens
 
 SCORES: Final = ("cls", "patch", "ot", "joint", "match", "fused")
@@ -63,7 +64,8 @@ class EmbeddingMetric(Metric):
 
     encode: (B, 3, H, W) float32 array of preprocessed pixels -> Tokens on any device.
     Each image is encoded alone, so that its features never depend on its batch mates: the same image gives the same
-    bits in any batch and any order.
+    bits in any batch and any order. isolation: how the object is told from its background, None to take the picture as
+    it is.
     """
 
     name: str
@@ -71,6 +73,7 @@ class EmbeddingMetric(Metric):
     preprocessing: Preprocessing
     fingerprint: str
     score: str = "cls"
+    isolation: Isolation | None = None
 
     def __post_init__(self) -> None:
         if self.score not in SCORES:
@@ -90,6 +93,12 @@ class EmbeddingMetric(Metric):
         from identisim.similarity import unit
 
         return np.asarray(unit(self.tokens(images).cls).numpy(), dtype=np.float32)
+
+    def dimensions(self) -> int:
+        """D of the vectors that `embed` gives: known once one is made, here that of a grey square."""
+        tokens = self.encode(self.preprocessing(np.full((32, 32, 3), 128, np.uint8))[None])
+        averaged = self.isolation is not None and self.isolation.average
+        return int((tokens.patches if averaged else tokens.cls).shape[-1])
 
     def similarity(self, images_a: Images, images_b: Images) -> Array:
         """Compare images_a[i] with images_b[i]: (n,) float32, in [−1, 1]; see `SCORES`."""
@@ -118,8 +127,11 @@ class EmbeddingMetric(Metric):
 
     def _tokens_one_by_one(self, images: Images) -> Iterator[Tokens]:
         for image in as_sequence(images):
-            pixels = self.preprocessing(load_image(image))
-            yield self.encode(pixels[None])
+            picture = load_image(image)
+            if self.isolation is None:
+                yield self.encode(self.preprocessing(picture)[None])
+            else:
+                yield self.isolation.tokens(image, picture, self.preprocessing, self.encode)
 
 
 @final

@@ -1,206 +1,96 @@
-"""Every metric by name: a dict written out by hand; each builder imports what it needs, when it is called."""
+"""Every metric by name, and the small grammar of names: NAME[@SIZE][+crop][+ffa]."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import re
 from dataclasses import dataclass, replace
 from importlib import resources
+from pathlib import Path
+from typing import Final
 
+from identisim.downloads import fetch, present
 from identisim.errors import InputError
-from identisim.metrics.metric import SCORES, EmbeddingMetric, Metric
-
-
-@dataclass(frozen=True)
-class MetricCard:
-    """What one should know of a metric before using it.
-
-    what: one line. size: of its weights, for people. licence: of the code and the weights. gated: whether the
-    weights must be requested from their owners. scores: the score kinds it can give, its default first.
-    range: lowest and highest similarity, in `unit` ("" = a plain number). weights: file inside the package,
-    or None when it has none. extra: the optional dependencies of identisim that it needs, or None. builder: device
-    name -> the metric with its default score.
-    """
-
-    name: str
-    what: str
-    size: str
-    licence: str
-    gated: bool
-    scores: tuple[str, ...]
-    range: tuple[float, float]
-    builder: Callable[[str], Metric]
-    unit: str = ""
-    weights: str | None = None
-    extra: str | None = None
-
-
-def _compact(device: str) -> Metric:
-    from identisim.metrics.compact import build_compact
-
-    return build_compact(device=device)
-
-
-def _ssim(device: str) -> Metric:
-    from identisim.metrics.pixels import build_ssim
-
-    _require_cpu("ssim", device)
-    return build_ssim()
-
-
-def _psnr(device: str) -> Metric:
-    from identisim.metrics.pixels import build_psnr
-
-    _require_cpu("psnr", device)
-    return build_psnr()
-
-
-def _histogram(device: str) -> Metric:
-    from identisim.metrics.pixels import build_histogram
-
-    _require_cpu("colour-histogram", device)
-    return build_histogram()
-
-
-def _hog(device: str) -> Metric:
-    from identisim.metrics.classical import build_hog
-
-    _require_cpu("hog", device)
-    return build_hog()
-
-
-def _sift(device: str) -> Metric:
-    from identisim.metrics.classical import build_sift
-
-    _require_cpu("sift", device)
-    return build_sift()
-
-
-def _phash(device: str) -> Metric:
-    from identisim.metrics.classical import build_phash
-
-    _require_cpu("phash", device)
-    return build_phash()
-
-
-def _random_weights(device: str) -> Metric:
-    from identisim.metrics.classical import build_random_weights
-
-    return build_random_weights(device)
-
+from identisim.metrics import dreamsim, embedded, embeddings, ffa, idsim, nearid, uned
+from identisim.metrics.card import MetricCard
+from identisim.metrics.foregrounds import find_foreground
+from identisim.metrics.metric import SCORES, EmbeddingMetric, Metric, fingerprint
 
 METRICS: dict[str, MetricCard] = {
     card.name: card
-    for card in (
-        MetricCard(
-            name="compact",
-            what="identity of the object: small network trained from nothing on rendered objects",
-            size="11 MB, in the package",
-            licence="Apache-2.0",
-            gated=False,
-            scores=("fused", *(kind for kind in SCORES if kind != "fused")),
-            range=(-1.0, 1.0),
-            builder=_compact,
-            weights="models/compact.safetensors",
-        ),
-        MetricCard(
-            name="ssim",
-            what="structure of grey pixels (Wang et al. 2004): a baseline that knows no objects",
-            size="no weights",
-            licence="Apache-2.0",
-            gated=False,
-            scores=("pixels",),
-            range=(-1.0, 1.0),
-            builder=_ssim,
-        ),
-        MetricCard(
-            name="psnr",
-            what="peak signal-to-noise ratio of the pixels: a baseline that knows no objects",
-            size="no weights",
-            licence="Apache-2.0",
-            gated=False,
-            scores=("pixels",),
-            range=(0.0, 100.0),
-            unit="dB",
-            builder=_psnr,
-        ),
-        MetricCard(
-            name="colour-histogram",
-            what="shared colours near the centre of the picture: a baseline that knows no shapes",
-            size="no weights",
-            licence="Apache-2.0",
-            gated=False,
-            scores=("pixels",),
-            range=(0.0, 1.0),
-            builder=_histogram,
-        ),
-        MetricCard(
-            name="hog",
-            what="histograms of oriented gradients (Dalal and Triggs 2005): a baseline that knows no colours",
-            size="no weights",
-            licence="Apache-2.0; scikit-image BSD-3-Clause",
-            gated=False,
-            scores=("pixels",),
-            range=(0.0, 1.0),
-            builder=_hog,
-            extra="classical",
-        ),
-        MetricCard(
-            name="sift",
-            what="log of the number of matching SIFT points (Lowe 2004): strong where prints are sharp",
-            size="no weights",
-            licence="Apache-2.0; OpenCV Apache-2.0",
-            gated=False,
-            scores=("pixels",),
-            range=(0.0, 11.06),
-            builder=_sift,
-            extra="classical",
-        ),
-        MetricCard(
-            name="phash",
-            what="equal bits of two 64-bit perceptual hashes: finds copies, not objects",
-            size="no weights",
-            licence="Apache-2.0",
-            gated=False,
-            scores=("pixels",),
-            range=(0.0, 1.0),
-            builder=_phash,
-        ),
-        MetricCard(
-            name="random-weights",
-            what="the network of compact before any training: the floor under its figures",
-            size="no weights",
-            licence="Apache-2.0",
-            gated=False,
-            scores=SCORES,
-            range=(-1.0, 1.0),
-            builder=_random_weights,
-        ),
+    for cards in (
+        embedded.CARDS,
+        idsim.CARDS,
+        ffa.CARDS,
+        embeddings.CARDS,
+        dreamsim.CARDS,
+        nearid.CARDS,
+        uned.CARDS,
     )
+    for card in cards
 }
 """Name -> card, in the order in which `identisim metrics` lists them."""
 
+ALIASES: Final = {"id-sim": "id-sim-dinov3-l16", "ffa": "ffa-crop-feat", "dreamsim": "dreamsim-ensemble"}
+"""Short names: what the papers recommend or report first."""
+
+_NAME: Final = re.compile(r"(?P<base>[^@+]+)(?:@(?P<size>\d+))?(?P<crop>\+crop)?(?P<average>\+ffa)?")
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A name taken apart. base: of a card, or a path; size: pixels a side, None for the card's own."""
+
+    base: str
+    size: int | None
+    crop: bool
+    average: bool
+
+    @property
+    def full(self) -> str:
+        """The name put together again, with aliases resolved."""
+        size = "" if self.size is None else f"@{self.size}"
+        return f"{self.base}{size}{'+crop' * self.crop}{'+ffa' * self.average}"
+
 
 def find_card(name: str) -> MetricCard:
-    """Card of a metric; an unknown name is an InputError that names the nearest ones and all of them."""
-    if name in METRICS:
-        return METRICS[name]
-    near = difflib.get_close_matches(name, METRICS, n=2, cutoff=0.4)
-    guess = f"did you mean {' or '.join(near)}? " if near else ""
-    raise InputError(f"unknown metric {name!r}; {guess}the metrics are: {', '.join(METRICS)}")
+    """Card of a metric; an unknown name is an InputError that names the nearest ones and all of them.
 
-
-def build(name: str, *, score: str | None = None, device: str = "auto") -> Metric:
-    """Build a metric by name.
-
-    score: one of the card's `scores`, None for its default. device: "auto" or a torch device name; the pixel
-    metrics run on the CPU only. Raises InputError for an unknown name, a score kind that the metric lacks, or
-    such a device.
+    A name with @SIZE, +crop or +ffa gets the card of its metric with that name, and the path of a folder or file one of
+    its own.
     """
-    card = find_card(name)
+    parts = _take_apart(name)
+    if parts.base not in METRICS and (path := Path(parts.base).expanduser()).exists():
+        card = _local_card(path)
+        return _derived(card, replace(parts, base=card.name))
+    if parts.base not in METRICS:
+        near = difflib.get_close_matches(parts.base, [*METRICS, *ALIASES], n=2, cutoff=0.4)
+        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        raise InputError(f"unknown metric {parts.base!r}; {guess}the metrics are: {', '.join(METRICS)}")
+    return _derived(METRICS[parts.base], parts)
+
+
+def build(
+    name: str,
+    *,
+    score: str | None = None,
+    device: str = "auto",
+    weights: Path | None = None,
+    foreground: str | None = None,
+) -> Metric:
+    """Build a metric by name; weights that are published and not on this machine yet are downloaded first.
+
+    name: of a card, with @SIZE (pixels a side), +crop (background blackened), +ffa (mean of the foreground patches) as
+    wanted, or the path of a folder or file of a backbone's weights. score: one of the card's `scores`, None for its
+    default. device: "auto" or a torch device name; the pixel metrics run on the CPU only. weights: folder to use
+    instead of a download; for a metric with several sources a folder that has them below it, as the cache does.
+    foreground: where +crop and +ffa take masks from (see `find_foreground`).
+    Raises InputError for an unknown name, a score kind that the metric lacks, and weights that are not to be had.
+    """
+    parts, card = _take_apart(name), find_card(name)
     if score is not None and score not in card.scores:
         raise InputError(f"{name} has no score kind {score!r}; choose one of: {', '.join(card.scores)}")
-    metric = card.builder(device)
+    metric = _shaped(card.builder(device, _folders(card, weights)), parts, card.name, foreground, device)
     if score is not None and isinstance(metric, EmbeddingMetric):
         return replace(metric, score=score)
     return metric
@@ -208,9 +98,80 @@ def build(name: str, *, score: str | None = None, device: str = "auto") -> Metri
 
 def weights_present(card: MetricCard) -> bool:
     """Whether the metric can be built without fetching anything; always, if it has no weights."""
-    return card.weights is None or resources.files("identisim").joinpath(card.weights).is_file()
+    packaged = card.weights is None or resources.files("identisim").joinpath(card.weights).is_file()
+    return packaged and present(card.sources)
 
 
-def _require_cpu(name: str, device: str) -> None:
-    if device not in ("auto", "cpu"):
-        raise InputError(f"{name} runs on the CPU only; got device {device!r}, expected 'auto' or 'cpu'")
+def _take_apart(name: str) -> _Name:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise InputError(
+            f"{name!r} is no name of a metric; expected NAME[@SIZE][+crop][+ffa], such as dinov2-b@518+ffa"
+        )
+    size = None if match["size"] is None else int(match["size"])
+    return _Name(ALIASES.get(match["base"], match["base"]), size, bool(match["crop"]), bool(match["average"]))
+
+
+def _derived(card: MetricCard, parts: _Name) -> MetricCard:
+    if not (parts.crop or parts.average):
+        return replace(card, name=parts.full)
+    scores = ("cls", *(kind for kind in card.scores if kind in SCORES and kind != "cls"))
+    return replace(card, name=parts.full, scores=scores)
+
+
+def _folders(card: MetricCard, weights: Path | None) -> tuple[Path, ...]:
+    """A folder for each source of the card."""
+    if weights is None:
+        return tuple(fetch(source, wanted_by=card.name) for source in card.sources)
+    if not card.sources:
+        raise InputError(f"{card.name} takes no weights of yours; got {weights}")
+    if not weights.exists():
+        raise InputError(f"{weights} does not exist; expected a folder with the weights of {card.name}")
+    if len(card.sources) == 1 and not (weights / card.sources[0].folder).exists():
+        return (weights,)
+    return tuple(weights / source.folder for source in card.sources)
+
+
+def _local_card(path: Path) -> MetricCard:
+    return MetricCard(
+        name=path.name,
+        what=f"the backbone in {path}",
+        size="unknown",
+        licence="as its owner says",
+        scores=SCORES,
+        range=(-1.0, 1.0),
+        builder=lambda device, _: embeddings.build_local_backbone(path, device),
+        extra=embeddings.EXTRA,
+    )
+
+
+def _shaped(metric: Metric, parts: _Name, name: str, foreground: str | None, device: str) -> Metric:
+    if parts.size is not None:
+        metric = _resized(metric, parts.size)
+    if parts.crop or parts.average:
+        source = find_foreground(foreground or ffa.DEFAULT_FOREGROUND, device)
+        return ffa.isolated(metric, name, source, crop=parts.crop, average=parts.average)
+    return metric if foreground is None else ffa.with_foreground(metric, foreground, device)
+
+
+def _resized(metric: Metric, size: int) -> EmbeddingMetric:
+    """Let a metric bring pictures to another size."""
+    patch = getattr(metric.encode, "patch", None) if isinstance(metric, EmbeddingMetric) else None
+    if patch is None or not isinstance(metric, EmbeddingMetric):
+        raise InputError(f"{metric.name} has one input size only: leave @{size} out")
+    if size % patch or not size:
+        below, above = size - size % patch, size - size % patch + patch
+        near = f"{below} or {above}" if below else str(above)
+        raise InputError(
+            f"{metric.name} takes sizes that are multiples of {patch}; got {size}: choose {near}"
+        )
+    preprocessing = replace(metric.preprocessing, size=size)
+    name = f"{metric.name}@{size}"
+    return replace(
+        metric,
+        name=name,
+        preprocessing=preprocessing,
+        fingerprint=fingerprint(
+            name, weights=metric.fingerprint, preprocessing=preprocessing.fingerprint, version="1"
+        ),
+    )

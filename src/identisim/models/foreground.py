@@ -67,7 +67,7 @@ class ForegroundNet(nn.Module):
         if images.shape[2:] != (SIDE, SIDE):
             images = F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
         x = F.pixel_unshuffle(4 * images - 2, 4)
-        x = torch.cat([x, _places(x).expand(len(x), -1, -1, -1)], 1)
+        x = torch.cat([x, _places(x).expand(x.shape[0], -1, -1, -1)], 1)
         fine = self.fine(self.entry(x.contiguous(memory_format=torch.channels_last)))
         middle = self.middle(self.to_middle(fine))
         deep = self.deep(self.to_deep(middle))

@@ -11,8 +11,8 @@ from torch import Tensor
 from identisim.errors import InputError
 from identisim.images import PAD_GREY, Preprocessing
 
-BICUBIC_SUPPORT = 2.0
-"""Half-width of the cubic kernel in (output) pixels."""
+SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
+"""Half-width of a kernel in (output) pixels."""
 
 
 def differentiable_preprocess(images: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -30,8 +30,8 @@ def differentiable_preprocess(images: Tensor, preprocessing: Preprocessing) -> T
     height, width = images.shape[2:]
     place = preprocessing.placement(height, width)
     left, top, right, bottom = place.box
-    columns = bicubic_weights(width, left, right, place.width).to(images)
-    rows = bicubic_weights(height, top, bottom, place.height).to(images)
+    columns = resampling_weights(width, left, right, place.width, preprocessing.filter).to(images)
+    rows = resampling_weights(height, top, bottom, place.height, preprocessing.filter).to(images)
     if place.rows_first:
         resized = ((rows @ images).clamp(0, 1) @ columns.mT).clamp(0, 1)
     else:
@@ -41,14 +41,21 @@ def differentiable_preprocess(images: Tensor, preprocessing: Preprocessing) -> T
     padded = torch.nn.functional.pad(
         resized, (place.left, pad_right, place.top, pad_bottom), value=PAD_GREY / 255
     )
+    return normalise(padded, preprocessing)
+
+
+def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Subtract the mean and divide by the standard deviation of each channel: (B, 3, S, S) -> the same shape."""
     mean, std = (
-        padded.new_tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std)
+        pixels.new_tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std)
     )
-    return (padded - mean) / std
+    return (pixels - mean) / std
 
 
-def bicubic_weights(length: int, start: float, stop: float, out_length: int) -> Tensor:
-    """Matrix (out_length, length), float64, rows sum to 1: Pillow's antialiased bicubic along one axis.
+def resampling_weights(
+    length: int, start: float, stop: float, out_length: int, kernel: str = "bicubic"
+) -> Tensor:
+    """Matrix (out_length, length), float64, rows sum to 1: Pillow's antialiased resize along one axis.
 
     start, stop: the stretch of the source that is resized, in pixels; neighbours outside it still contribute.
     """
@@ -56,11 +63,11 @@ def bicubic_weights(length: int, start: float, stop: float, out_length: int) -> 
     widening = max(scale, 1.0)  # a kernel as wide as the output pixel is what removes aliasing
     centres = start + (torch.arange(out_length, dtype=torch.float64) + 0.5) * scale
     pixels = torch.arange(length, dtype=torch.float64)
-    reach = BICUBIC_SUPPORT * widening
+    reach = SUPPORT[kernel] * widening
     first = (centres - reach + 0.5).trunc().clamp(min=0)
     beyond = (centres + reach + 0.5).trunc().clamp(max=length)
     inside = (pixels >= first[:, None]) & (pixels < beyond[:, None])
-    weights = _cubic((pixels + 0.5 - centres[:, None]) / widening) * inside
+    weights = KERNELS[kernel]((pixels + 0.5 - centres[:, None]) / widening) * inside
     return weights / weights.sum(dim=1, keepdim=True)
 
 
@@ -69,4 +76,11 @@ def _cubic(x: Tensor) -> Tensor:
     x = x.abs()
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < BICUBIC_SUPPORT, far, torch.zeros_like(x)))
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+def _triangle(x: Tensor) -> Tensor:
+    return (1 - x.abs()).clamp(min=0)
+
+
+KERNELS = {"bicubic": _cubic, "bilinear": _triangle}

@@ -25,7 +25,8 @@ class Tokens:
     foreground: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.cls.ndim != 2 or self.patches.ndim != 4 or len(self.cls) != len(self.patches):
+        # shape[0] and not len: len would fix the size of the batch in an exported network
+        if self.cls.ndim != 2 or self.patches.ndim != 4 or self.cls.shape[0] != self.patches.shape[0]:
             raise ValueError(
                 "Tokens need cls (B, D) and patches (B, h, w, D); "
                 f"got {tuple(self.cls.shape)} and {tuple(self.patches.shape)}"

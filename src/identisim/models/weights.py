@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from identisim.errors import InputError
 from identisim.records import atomic_file, file_sha256
 
-PICKLES = (".pth", ".pt", ".bin")
+PICKLES = (".pth", ".pt", ".bin", ".tar")
 MAX_HEADER_BYTES = 4 * 2**20
 """safetensors describes a tensor in about 100 bytes: room for 40,000 tensors, 50 times what a ViT-L has."""
 
@@ -32,9 +32,10 @@ class WeightsError(InputError):
     """A weights file or its tensors cannot be used."""
 
 
-def load_weights(path: str | Path, *, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read a flat state dict from .safetensors, or from .pth, .pt, .bin without executing the pickle.
+def load_weights(path: str | Path, *, sha256: str | None = None, inside: str = "") -> dict[str, Tensor]:
+    """Read a flat state dict from .safetensors, or from .pth, .pt, .bin, .pth.tar without executing the pickle.
 
+    inside: key of the state dict in a pickle that holds more than that, "" when it is the whole.
     sha256: what the publisher states; the file is refused before it is parsed when its own differs.
     Without it a flipped bit in the tensors goes unnoticed, because neither format checks them. The
     tensors are on the CPU. Raises `WeightsError` for a missing file, an HTML page or git-lfs pointer in
@@ -56,7 +57,7 @@ def load_weights(path: str | Path, *, sha256: str | None = None) -> dict[str, Te
     if path.suffix == ".safetensors":
         return _load_safetensors(path, expected)
     if path.suffix in PICKLES:
-        return _load_pickle(path, expected)
+        return _load_pickle(path, expected, inside)
     raise WeightsError(f"{path}: expected a name ending in .safetensors, {', '.join(PICKLES)}")
 
 
@@ -69,7 +70,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype
     cast.
     """
     own = module.state_dict()
-    _require_same_names(own, state)
+    require_same_names(own, state)
     wrong_shapes = [
         f"{name}: {tuple(state[name].shape)} instead of {tuple(target.shape)}"
         for name, target in own.items()
@@ -126,7 +127,7 @@ def _load_safetensors(path: Path, expected: str) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is damaged or not a safetensors file ({error}){expected}") from error
 
 
-def _load_pickle(path: Path, expected: str) -> dict[str, Tensor]:
+def _load_pickle(path: Path, expected: str, inside: str) -> dict[str, Tensor]:
     entries, claimed = _zip_contents(path)
     if entries > MAX_ZIP_ENTRIES or claimed > path.stat().st_size:
         raise WeightsError(
@@ -145,6 +146,10 @@ def _load_pickle(path: Path, expected: str) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} is damaged or not a PyTorch file ({error or type(error)}){expected}"
         ) from error
+    if inside:
+        if not (isinstance(state, dict) and inside in state):
+            raise WeightsError(f"{path} holds no {inside!r}; expected a dict with weights under that name")
+        state = state[inside]
     return _flat_state(path, state)
 
 
@@ -180,7 +185,8 @@ def _expected_dtype(target: Tensor, declared: torch.dtype | None) -> torch.dtype
     return declared if declared is not None and target.is_floating_point() else target.dtype
 
 
-def _require_same_names(own: Iterable[str], given: Iterable[str]) -> None:
+def require_same_names(own: Iterable[str], given: Iterable[str]) -> None:
+    """Raise WeightsError, with some of the names, unless both have the same names."""
     missing, unexpected = sorted(set(own) - set(given)), sorted(set(given) - set(own))
     if missing or unexpected:
         raise WeightsError(
