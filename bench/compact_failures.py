@@ -18,7 +18,7 @@ from identisim.drawing import GREY, INK, WHITE, font
 from identisim.evaluation.folder import read_collection
 from identisim.evaluation.report import MetricScores, worst_pairs
 from identisim.images import load_image
-from identisim.metrics.compact import build_compact
+from identisim.metrics.compact import build_compact, load_packaged
 from identisim.similarity import token_similarity_matrix
 from identisim.training.foreground import foreground_overlap
 from identisim.world.sample import write_world
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000)
     options = parser.parse_args()
     metric = build_compact()
-    net = metric.encode.net  # type: ignore[attr-defined]
+    net = load_packaged("cpu")
     canvas = Image.new("RGB", (GAP + COLUMNS * (SIDE + GAP), 2 * (2 * SIDE + 56) + SIDE + 60), WHITE)
     with tempfile.TemporaryDirectory() as folder:
         write_world(folder, identities=options.identities, views=4, seed=options.seed, size=192)

@@ -136,7 +136,7 @@ def measured(weights: Path, photos: Path, per_identity: int, held: Path) -> dict
             figures[f"{kind} {name}"] = [
                 round(100 * v, 1) for v in (estimate.value, *percentile_interval(estimate.samples))
             ]
-    return figures | held_out_figures(metric.encode.net, open_shard(held), 128)
+    return figures | held_out_figures(metric.encode.net.net, open_shard(held), 128)
 
 
 def main() -> None:

@@ -8,11 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import identisim
+from identisim.extras import MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "identisim"
@@ -112,6 +114,11 @@ def test_unknown_names_are_refused_as_by_any_module() -> None:
 
 def test_version_is_the_one_of_the_project_file() -> None:
     assert f'\nversion = "{identisim.__version__}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_extras_are_those_of_the_project_file() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(MODULES) == set(project["optional-dependencies"]) - {"dev"}
 
 
 def source_files() -> list[Path]:

@@ -39,9 +39,7 @@ def toy(_device: str, _folders: tuple[Path, ...] = ()) -> Metric:
 
 def card(name: str, builder: object = toy, **fields: object) -> MetricCard:
     known = {"scores": ("cls", "patch", "ot", "joint"), "range": (-1.0, 1.0), **fields}
-    return MetricCard(
-        name=name, what="a toy", size="none", licence="none", builder=builder, **known
-    )
+    return MetricCard(name=name, what="a toy", size="none", licence="none", builder=builder, **known)
 
 
 @pytest.fixture(autouse=True)

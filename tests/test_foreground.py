@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from identisim.metrics.registry import build
+from identisim.metrics.compact import load_packaged
 from identisim.models.foreground import ForegroundNet
 from identisim.training.foreground import foreground_overlap
 
@@ -48,7 +48,7 @@ def test_the_place_in_the_picture_counts(net: ForegroundNet) -> None:
 
 
 def test_the_packaged_network_finds_a_plain_object() -> None:
-    net = build("compact", device="cpu").encode.net.foreground  # type: ignore[attr-defined]
+    net = load_packaged("cpu").foreground
     rows, columns = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
     mask = ((rows - 50) ** 2 / 30**2 + (columns - 47) ** 2 / 20**2 < 1)[None]
     for colour, ground in (((0.8, 0.1, 0.1), 0.6), ((0.1, 0.3, 0.8), 0.85), ((0.9, 0.8, 0.2), 0.3)):

@@ -34,6 +34,7 @@ class Given:
 
     mask: np.ndarray
     fingerprint: str = "given"
+    content: str = ""
 
     def __call__(self, source: object, picture: np.ndarray) -> np.ndarray:
         assert self.mask.shape == picture.shape[:2]
@@ -425,3 +426,24 @@ class TestMasksCommand:
         assert cli.main(["masks", str(photos), "--out", str(tmp_path / "m"), "--sheet", "x.jpg"]) == 2
         assert cli.main(["masks", str(tmp_path / "none"), "--out", str(tmp_path / "m")]) == 2
         assert "does not exist; expected a folder of pictures" in capsys.readouterr().err
+
+
+def test_corrected_masks_are_measured_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(1)
+    for identity in "ab":
+        for number in range(2):
+            for kind in ("photos", "masks"):
+                (tmp_path / kind / identity).mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 255, (40, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / identity / f"{number}.png")
+            half = np.zeros((40, 40), np.uint8)
+            half[:20] = 255
+            Image.fromarray(half).save(tmp_path / "masks" / identity / f"{number}.png")
+    arguments = ["evaluate", "folder", "--root", tmp_path / "photos", "--out", tmp_path / "out"]
+    arguments += ["--metric", "compact@96+ffa", "--metric", "ssim", "--foreground", tmp_path / "masks"]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    caches = {path.name for path in (tmp_path / "out" / "cache").glob("compact*.npy")}
+    Image.fromarray(255 - half).save(tmp_path / "masks" / "a" / "0.png")
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert len({path.name for path in (tmp_path / "out" / "cache").glob("compact*.npy")} | caches) == 2
+    capsys.readouterr()

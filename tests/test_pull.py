@@ -12,8 +12,8 @@ from typing import NoReturn
 
 import pytest
 
-from identisim import cli, doctor
-from identisim.doctor import examine, extra_installed
+from identisim import cli, extras
+from identisim.doctor import examine
 from identisim.errors import InputError
 from identisim.metrics.card import MetricCard
 from identisim.metrics.metric import Metric, PairMetric
@@ -42,6 +42,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
             monkeypatch.delenv(name)
     monkeypatch.setenv("IDENTISIM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setitem(extras.MODULES, "teleport", ("no_such_module",))
     known = dict(METRICS)
     METRICS.clear()
     METRICS["ssim"] = known["ssim"]
@@ -180,16 +181,6 @@ class TestMetrics:
         run(capsys, "pull", "toy")
         assert "gated; ready; " in run(capsys, "metrics", "research")[1]
 
-    def test_extras_are_known_by_the_metadata_of_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        lines = [
-            'pytest>=8; extra == "here"',
-            'no-such-thing>=1 ; extra == "away"',
-            'pytest; extra == "away"',
-        ]
-        monkeypatch.setattr(doctor.metadata, "requires", lambda _: lines)
-        found = {extra: extra_installed(extra) for extra in ("here", "away", "unknown")}
-        assert found == {"here": True, "away": False, "unknown": False}
-
     def test_one_card_in_full(
         self, server: WeightsServer, own_folders: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -303,3 +294,19 @@ class TestDoctor:
         verdict, detail, advice = self.findings()["weights folder"]
         assert (verdict, detail) == ("warn", f"{own_folders}, 0 bytes in it, cannot be written to")
         assert "IDENTISIM_HOME" in advice
+
+
+def test_what_only_people_can_fetch_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    source = Source("maker/hand", (RemoteFile("net.pth", ""),), "not stated", PAGE, gated=True)
+    monkeypatch.setitem(METRICS, "hand", card("hand", source))
+    assert cli.main(["pull", "hand"]) == 2
+    complaint = capsys.readouterr().err
+    assert (
+        f"download it from {PAGE} and save it as {tmp_path / 'home' / 'maker' / 'hand' / 'net.pth'}"
+        in complaint
+    )
+    (tmp_path / "home" / "maker" / "hand").mkdir(parents=True)
+    (tmp_path / "home" / "maker" / "hand" / "net.pth").write_bytes(BODY)
+    assert cli.main(["pull", "hand"]) == 0

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -222,7 +223,10 @@ def _patches(s: State, toy: Toy, pixels: Tensor) -> tuple[Tensor, tuple[int, int
 
 def _norm(x: Tensor, s: Mapping[str, Tensor], name: str, eps: float) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt() * s[f"{name}.weight"] + s[f"{name}.bias"]
+    return (
+        centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt() * s[f"{name}.weight"]
+        + s[f"{name}.bias"]
+    )
 
 
 def _attention(x: Tensor, block: State, toy: Toy, turns: Tensor | None) -> Tensor:
@@ -333,9 +337,7 @@ def picture(seed: int, height: int = 40, width: int = 50) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def save_adapter(
-    folder: Path, layers: Mapping[str, tuple[Tensor, Tensor]], **settings: object
-) -> Path:
+def save_adapter(folder: Path, layers: Mapping[str, tuple[Tensor, Tensor]], **settings: object) -> Path:
     """A LoRA adapter as PEFT writes it. layers: path of a layer in the adapted network -> A and B."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {
@@ -362,6 +364,7 @@ PEFT_CONFIG: dict[str, object] = {
     "fan_in_fan_out": False,
     "inference_mode": True,
     "init_lora_weights": True,
+    "kasa_config": None,
     "layer_replication": None,
     "layers_pattern": None,
     "layers_to_transform": None,
@@ -369,10 +372,13 @@ PEFT_CONFIG: dict[str, object] = {
     "lora_alpha": 32,
     "lora_bias": False,
     "lora_dropout": 0.2,
+    "lora_ga_config": None,
     "megatron_config": None,
     "megatron_core": "megatron.core",
     "modules_to_save": None,
+    "monteclora_config": None,
     "peft_type": "LORA",
+    "peft_version": "0.21.2",
     "qalora_group_size": 16,
     "r": 4,
     "rank_pattern": {},
@@ -381,11 +387,13 @@ PEFT_CONFIG: dict[str, object] = {
     "target_parameters": None,
     "task_type": None,
     "trainable_token_indices": None,
+    "use_bdlora": None,
     "use_dora": False,
     "use_qalora": False,
     "use_rslora": False,
+    "velora_config": None,
 }
-"""adapter_config.json with every setting that PEFT 0.18 writes."""
+"""adapter_config.json with every setting that PEFT 0.21.2 writes."""
 
 
 def random_pair(outputs: int, inputs: int, rank: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -393,3 +401,105 @@ def random_pair(outputs: int, inputs: int, rank: int = 4, seed: int = 0) -> tupl
     generator = torch.Generator().manual_seed(seed)
     a = torch.randn(rank, inputs, generator=generator) / inputs**0.5
     return a, torch.randn(outputs, rank, generator=generator) / rank**0.5
+
+
+SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+
+
+def hub_network(kind: str, seed: int = 0, **changes: int) -> Any:
+    """A network of transformers with random weights, everywhere: no gain is 1 and no bias 0. changes: of its size."""
+    import transformers as hub
+
+    inner = {"intermediate_size": 256} | changes
+    network = {
+        "vit": lambda: hub.ViTModel(hub.ViTConfig(**SIZES, **inner), add_pooling_layer=False),
+        "dinov2": lambda: hub.Dinov2Model(hub.Dinov2Config(**SIZES)),
+        "dinov2 SwiGLU": lambda: hub.Dinov2Model(hub.Dinov2Config(**SIZES, use_swiglu_ffn=True)),
+        "dinov2 registers": lambda: hub.Dinov2WithRegistersModel(
+            hub.Dinov2WithRegistersConfig(**SIZES, num_register_tokens=4)
+        ),
+        "dinov3": lambda: hub.DINOv3ViTModel(hub.DINOv3ViTConfig(**SIZES, **inner, num_register_tokens=4)),
+        "dinov3 gated": lambda: hub.DINOv3ViTModel(
+            hub.DINOv3ViTConfig(
+                **SIZES, **inner, num_register_tokens=4, use_gated_mlp=True, hidden_act="silu"
+            )
+        ),
+        "dinov3 7B": lambda: hub.DINOv3ViTModel(
+            hub.DINOv3ViTConfig(
+                **SIZES,
+                **inner,
+                num_register_tokens=4,
+                use_gated_mlp=True,
+                hidden_act="silu",
+                query_bias=False,
+                value_bias=False,
+            )
+        ),
+        "clip": lambda: hub.CLIPVisionModelWithProjection(
+            hub.CLIPVisionConfig(**SIZES, **inner, projection_dim=PROJECTED)
+        ),
+        "siglip": lambda: hub.SiglipVisionModel(hub.SiglipVisionConfig(**SIZES, **inner)),
+        "whole clip": lambda: hub.CLIPModel(
+            hub.CLIPConfig(vision_config=SIZES | inner, text_config=TEXT, projection_dim=PROJECTED)
+        ),
+        "whole siglip": lambda: hub.SiglipModel(
+            hub.SiglipConfig(vision_config=SIZES | inner, text_config=TEXT)
+        ),
+    }[kind]()
+    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    network.load_state_dict(random_tensors(shapes, seed), strict=True)
+    return network.eval()
+
+
+TEXT = {
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 50,
+    "bos_token_id": 48,
+    "eos_token_id": 49,
+}
+
+
+def save_raw(folder: Path, network: Any, state: State) -> Path:
+    """A Hugging Face folder whose model.safetensors holds exactly these tensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network.config.save_pretrained(folder)
+    content = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(content, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def dinov3_in_hub_names(state: State, depth: int) -> State:
+    """A file of Meta's DINOv3 as it lies on the hub: qkv split, no masked biases, no periods."""
+    given = {name: tensor for name, tensor in state.items() if not name.endswith(("bias_mask", "periods"))}
+    names = {
+        "cls_token": "embeddings.cls_token",
+        "storage_tokens": "embeddings.register_tokens",
+        "patch_embed.proj.weight": "embeddings.patch_embeddings.weight",
+        "patch_embed.proj.bias": "embeddings.patch_embeddings.bias",
+        "norm.weight": "norm.weight",
+        "norm.bias": "norm.bias",
+    }
+    found = {names[name]: given.pop(name) for name in names}
+    found["embeddings.mask_token"] = given.pop("mask_token")[None]
+    inner = {
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "attn.proj": "attention.o_proj",
+        "mlp.fc1": "mlp.up_proj",
+        "mlp.fc2": "mlp.down_proj",
+    }
+    for n in range(depth):
+        for i in (1, 2):
+            found[f"layer.{n}.layer_scale{i}.lambda1"] = given.pop(f"blocks.{n}.ls{i}.gamma")
+        for part in ("weight", "bias"):
+            q, k, v = given.pop(f"blocks.{n}.attn.qkv.{part}").chunk(3)
+            found[f"layer.{n}.attention.q_proj.{part}"], found[f"layer.{n}.attention.v_proj.{part}"] = q, v
+            if part == "weight":
+                found[f"layer.{n}.attention.k_proj.weight"] = k
+            for theirs, hub in inner.items():
+                found[f"layer.{n}.{hub}.{part}"] = given.pop(f"blocks.{n}.{theirs}.{part}")
+    assert not given
+    return found

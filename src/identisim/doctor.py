@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from identisim.errors import InputError
+from identisim.extras import missing_modules
 
 if TYPE_CHECKING:
     from identisim.metrics.card import MetricCard
@@ -95,21 +95,6 @@ def _libraries() -> Iterator[Finding]:
         yield Finding("warn", "numba", "not installed", advice)
     else:
         yield _importable("numba", "numba", essential=False, advice="pip install --force-reinstall numba")
-
-
-def extra_installed(extra: str) -> bool:
-    """Whether the libraries of an extra are installed, as far as package metadata tells; nothing is imported.
-
-    extra: such as "world". False as well for one that the installed identisim does not know.
-    """
-    named = re.compile(rf"""extra\s*==\s*["']{re.escape(extra)}["']""")
-    try:
-        wanted = [line for line in metadata.requires("identisim") or [] if named.search(line)]
-        for line in wanted:
-            metadata.version(re.split(r"[^\w.-]", line, maxsplit=1)[0])
-    except metadata.PackageNotFoundError:
-        return False
-    return bool(wanted)
 
 
 def _importable(name: str, module: str, *, essential: bool, advice: str) -> Finding:
@@ -193,7 +178,7 @@ def _unbuilt(card: MetricCard, error: Exception) -> Finding:
     from identisim.downloads import locate
 
     subject, reason = f"metric {card.name}", _one_line(error)
-    if card.sources and (card.extra is None or extra_installed(card.extra)):
+    if card.sources and (card.extra is None or not missing_modules(card.extra)):
         folders = ", ".join(str(locate(source)) for source in card.sources)
         advice = f"if its weights are damaged, remove {folders} and run `identisim pull {card.name}`"
         return Finding("warn", subject, reason, advice)

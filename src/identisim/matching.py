@@ -54,5 +54,6 @@ def _object_tokens(x: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _compare(x: Tensor, alpha: Tensor, y: Tensor, beta: Tensor) -> Tensor:
-    cosines = x @ y.transpose(-2, -1)
+    with torch.autocast(x.device.type, enabled=False):
+        cosines = x @ y.transpose(-2, -1)
     return ((cosines.amax(-1) * alpha).sum(-1) + (cosines.amax(-2) * beta).sum(-1)) / 2

@@ -12,7 +12,8 @@ HUB: Final = "https://huggingface.co"
 class RemoteFile:
     """One file that somebody publishes.
 
-    name: its path below the folder of its source. url: where it is fetched from. size: bytes, None when not known.
+    name: its path below the folder of its source. url: where it is fetched from, "" when no program may and the user
+    must bring it. size: bytes, None when not known.
     sha256: 64 hex digits, or as many of the first ones as the publisher states (PyTorch's file names carry 8), or None
     when nothing is stated. members: what to take out when the file is a zip archive, as {path in the archive: name
     below the folder}; the archive itself is not kept then.
@@ -32,6 +33,7 @@ class Source:
     folder: below the cache, such as "facebook/dinov2-base". licence: of the weights. page: where one reads the licence
     and asks for access. gated: whether the owner lets one in only on request. commercial: whether the licence allows
     commercial use; what it forbids needs `--accept-licence`. instead: a metric without these hurdles, "" for none.
+    alternatives: names of other files, each of which serves in place of all, where a user has brought it.
     """
 
     folder: str
@@ -41,6 +43,7 @@ class Source:
     gated: bool = False
     commercial: bool = True
     instead: str = ""
+    alternatives: tuple[str, ...] = ()
 
     @property
     def size(self) -> int | None:
@@ -57,6 +60,7 @@ def hub_source(
     gated: bool = False,
     commercial: bool = True,
     instead: str = "",
+    alternatives: tuple[str, ...] = (),
     revision: str = "main",
 ) -> Source:
     """Source on the Hugging Face hub. files: name -> bytes, None when not known."""
@@ -65,4 +69,13 @@ def hub_source(
         for name, size in files.items()
     )
     page = f"{HUB}/{repository}"
-    return Source(repository, remote, licence, page, gated=gated, commercial=commercial, instead=instead)
+    return Source(
+        repository,
+        remote,
+        licence,
+        page,
+        gated=gated,
+        commercial=commercial,
+        instead=instead,
+        alternatives=alternatives,
+    )

@@ -15,7 +15,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from identisim.cli import evaluations, installation, pictures, trainings, worlds
+from identisim.cli import evaluations, exports, installation, pictures, trainings, worlds
 from identisim.errors import InputError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ for command in (
     pictures.masks,
     installation.metrics,
     installation.pull,
+    exports.export,
     installation.doctor,
 ):
     app.command()(command)

@@ -29,6 +29,9 @@ def folder(
         int | None, typer.Option(min=1, help="Take the first photos of each identity only.", metavar="N")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the resampling that gives the intervals.")] = 0,
+    foreground: Annotated[
+        str | None, typer.Option(help="Masks for +crop and +ffa; see `identisim masks`.", metavar="FROM")
+    ] = None,
 ) -> None:
     """Measure metrics on your own photos, a folder per identity.
 
@@ -38,7 +41,9 @@ def folder(
     from identisim.evaluation.folder import evaluate_folder
     from identisim.evaluation.results import text_table
 
-    evaluation = evaluate_folder(root, metric, out, score=score, per_identity=per_identity, seed=seed)
+    evaluation = evaluate_folder(
+        root, metric, out, score=score, per_identity=per_identity, seed=seed, foreground=foreground
+    )
     print(f"{evaluation.collection.summary}; in %, [95 % interval over identities]")
     print(text_table(evaluation.results))
     print(f"report: {evaluation.report}")

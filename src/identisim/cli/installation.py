@@ -85,7 +85,7 @@ def doctor() -> None:
 
 def _facts(card: MetricCard) -> dict[str, Any]:
     """A card as JSON: its own fields, and how far it is ready here."""
-    from identisim.doctor import extra_installed
+    from identisim.extras import missing_modules
     from identisim.metrics.registry import weights_present
 
     fields = (
@@ -105,7 +105,7 @@ def _facts(card: MetricCard) -> dict[str, Any]:
         "commercial": _commercial(card),
         "ready": _state(card) == "ready",
         "weights_present": weights_present(card),
-        "extra_installed": card.extra is None or extra_installed(card.extra),
+        "extra_installed": card.extra is None or not missing_modules(card.extra),
         "sources": [_source_facts(source) for source in card.sources],
     }
 
@@ -159,11 +159,11 @@ def _commercial(card: MetricCard) -> bool:
 
 def _state(card: MetricCard) -> str:
     """What is lacking before the metric can be used here: "ready" for nothing."""
-    from identisim.doctor import extra_installed
+    from identisim.extras import missing_modules
     from identisim.metrics.registry import weights_present
 
     lacking = []
-    if card.extra is not None and not extra_installed(card.extra):
+    if card.extra is not None and missing_modules(card.extra):
         lacking.append(f"needs identisim[{card.extra}]")
     if not weights_present(card):
         lacking.append(

@@ -177,7 +177,7 @@ def masks(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Write the foreground mask of every picture, to look at or correct.
+    """Write the foreground masks of a folder of pictures.
 
     Masks that are there are kept. Use them with `--metric NAME+crop --foreground MASKS`. Exit code 1 when a picture
     failed.

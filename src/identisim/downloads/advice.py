@@ -50,6 +50,13 @@ class Wanted:
             f"{self._pull}, copy the files there, {self._local}"
         )
 
+    def by_hand(self, file: RemoteFile) -> DownloadError:
+        """No program can fetch it."""
+        return DownloadError(
+            f"{self.by} needs {file.name} of {self.source.folder}, which only its page gives, to people who log in: "
+            f"download it from {self.source.page} and save it as {self.folder / file.name}, {self._local}"
+        )
+
     def unlicensed(self) -> DownloadError:
         """The licence forbids commercial use and nobody has accepted it."""
         instead = f"; {self.source.instead} has no such limit" if self.source.instead else ""
@@ -80,6 +87,8 @@ class Wanted:
         if not file.url.startswith(f"{HUB}/"):
             entry = f"see {self.source.page}"
         instead = f"; or use {self.source.instead}, which anybody may fetch" if self.source.instead else ""
+        if self.source.alternatives:
+            instead = f", or save {' or '.join(self.source.alternatives)} in {self.folder}{instead}"
         return DownloadError(
             f"{self.by} needs {file.name} of {self.source.folder}, but {url} is gated or private ({error}): {entry}, "
             f"{self._local}{instead}"

@@ -69,7 +69,12 @@ def present(sources: Iterable[Source]) -> bool:
 
 
 def missing(source: Source, folder: Path) -> list[RemoteFile]:
-    """Files of the source that the folder lacks, or holds in another version: other size, other sha256 noted."""
+    """Files of the source that the folder lacks, or holds in another version: other size, other sha256 noted.
+
+    None when it holds one of the source's alternatives instead.
+    """
+    if any((folder / name).is_file() for name in source.alternatives):
+        return []
     return [file for file in source.files if not _holds(folder, file)]
 
 

@@ -49,6 +49,8 @@ def fetch(
     if not lacking:
         return folder
     if found is None:
+        if by_hand := next((file for file in lacking if not file.url), None):
+            raise wanted.by_hand(by_hand)
         if switch := cache.offline():
             raise wanted.forbidden(lacking[0], switch)
         if not (source.commercial or accept_licence or cache.licence_accepted(folder, source.licence)):

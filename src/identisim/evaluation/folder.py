@@ -21,7 +21,7 @@ from identisim.evaluation.report import MetricScores, write_report
 from identisim.evaluation.results import Result, write_results
 from identisim.images import list_images
 from identisim.metrics.metric import Metric
-from identisim.metrics.registry import build, find_card
+from identisim.metrics.registry import build, find_card, isolates
 from identisim.records import file_sha256
 
 CACHE = "cache"
@@ -106,17 +106,19 @@ def evaluate_folder(
     seed: int = 0,
     resamples: int = 1000,
     progress: bool = True,
+    foreground: str | None = None,
 ) -> Evaluation:
     """Measure metrics on a collection, each with 95 % intervals over identities, and write a report.
 
     metrics: NAME, NAME:SCORE, or metrics already built (their names tell them apart). score: for the names that have
-    this kind and give none. Writes results.jsonl, results.csv, results.md and report.html into `out`, and keeps the
-    similarity matrices there, so that another run computes only what is new. Photos that any metric cannot read are
-    left out for all. Raises InputError for what cannot be used: see `read_collection`.
+    this kind and give none. foreground: where the names with +crop, +ffa and ffa-* take masks from. Writes
+    results.jsonl, results.csv, results.md and report.html into `out`, and keeps the similarity matrices there, so that
+    another run computes only what is new. Photos that any metric cannot read are left out for all. Raises InputError
+    for what cannot be used: see `read_collection`.
     """
     out = Path(out)
     collection = read_collection(Path(root), per_identity)
-    built = build_metrics(metrics, score)
+    built = build_metrics(metrics, score, foreground)
     with exclusive(out, CACHE):
         (out / CACHE).mkdir(exist_ok=True)
         hashes, unreadable = _content_hashes(collection.photos)
@@ -147,7 +149,9 @@ def evaluate_folder(
     return Evaluation(collection, results, named, report)
 
 
-def build_metrics(metrics: Sequence[str | Metric], score: str | None = None) -> list[Metric]:
+def build_metrics(
+    metrics: Sequence[str | Metric], score: str | None = None, foreground: str | None = None
+) -> list[Metric]:
     """Build what was asked for; see `evaluate_folder`. InputError for none, one that comes twice, an unknown kind."""
     known = [
         name
@@ -160,7 +164,9 @@ def build_metrics(metrics: Sequence[str | Metric], score: str | None = None) -> 
         )
     built = [
         build(
-            metric.partition(":")[0], score=metric.partition(":")[2] or (score if metric in known else None)
+            metric.partition(":")[0],
+            score=metric.partition(":")[2] or (score if metric in known else None),
+            foreground=foreground if isolates(metric.partition(":")[0]) else None,
         )
         if isinstance(metric, str)
         else metric

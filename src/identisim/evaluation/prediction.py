@@ -163,7 +163,9 @@ def _spread(matrix: Array, described: Described, count: int) -> Prediction:
 
 
 def _key(metric: Metric, hashes: Sequence[str]) -> str:
-    text = json.dumps([metric.fingerprint, metric.score, list(hashes)])
+    isolation = metric.isolation if isinstance(metric, EmbeddingMetric) else None
+    masks = [isolation.foreground.content] if isolation is not None and isolation.foreground.content else []
+    text = json.dumps([metric.fingerprint, metric.score, list(hashes), *masks])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

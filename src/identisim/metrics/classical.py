@@ -95,10 +95,10 @@ def build_random_weights(device: str = "auto") -> EmbeddingMetric:
     import torch
 
     from identisim.images import Preprocessing
-    from identisim.metrics.compact import SIZE, Encoder
+    from identisim.metrics.compact import SIZE, WeightedHalves
     from identisim.metrics.metric import EmbeddingMetric
-    from identisim.metrics.network import choose_device
-    from identisim.models.compact import CompactNet
+    from identisim.metrics.network import NetworkEncoder
+    from identisim.models.compact import STRIDE, CompactNet
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -109,7 +109,7 @@ def build_random_weights(device: str = "auto") -> EmbeddingMetric:
     preprocessing = Preprocessing(size=SIZE, mode="square")
     return EmbeddingMetric(
         name="random-weights",
-        encode=Encoder(net, choose_device(device)),
+        encode=NetworkEncoder(WeightedHalves(net), device, STRIDE),
         preprocessing=preprocessing,
         fingerprint=fingerprint(
             "random-weights",

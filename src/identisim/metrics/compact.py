@@ -5,13 +5,13 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor, nn
 
 from identisim.errors import InputError
 from identisim.images import Preprocessing
-from identisim.metrics.metric import Array, EmbeddingMetric, fingerprint
-from identisim.metrics.network import choose_device
+from identisim.metrics.metric import EmbeddingMetric, fingerprint
+from identisim.metrics.network import NetworkEncoder, choose_device
 from identisim.models.compact import APPEARANCE_SHARE, STRIDE, WEIGHTS_SHA256, CompactNet
 from identisim.models.tokens import Tokens
 from identisim.models.weights import load_into, load_weights
@@ -31,11 +31,10 @@ def build_compact(weights: Path | None = None, device: str = "auto", *, size: in
     a device that is not there.
     """
     path, digest = (weights, None) if weights is not None else (_packaged(), WEIGHTS_SHA256)
-    net = _load(path, digest)
     preprocessing = Preprocessing(size=size, mode="square")
     return EmbeddingMetric(
         name="compact",
-        encode=Encoder(net, choose_device(device)),
+        encode=NetworkEncoder(WeightedHalves(_load(path, digest)), device, STRIDE),
         preprocessing=preprocessing,
         fingerprint=fingerprint(
             "compact",
@@ -58,24 +57,19 @@ def _load(path: Path, digest: str | None) -> CompactNet:
     return net
 
 
-class Encoder:
-    """Pixels (B, 3, S, S) float32 in [0, 1] -> `Tokens` on the CPU."""
+class WeightedHalves(nn.Module):
+    """A `CompactNet` whose global vectors compare as `APPEARANCE_SHARE` says; images -> `Tokens`, with gradients."""
 
-    patch = STRIDE
+    def __init__(self, net: CompactNet) -> None:
+        super().__init__()
+        self.net = net
 
-    def __init__(self, net: CompactNet, device: torch.device) -> None:
-        self.device = device
-        self.net = net.eval().requires_grad_(False).to(device)
-
-    def __call__(self, pixels: Array) -> Tokens:
-        """Features of the images."""
-        with torch.inference_mode():
-            images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-            tokens = self.net(images)
-        foreground = None if tokens.foreground is None else tokens.foreground.cpu()
+    def forward(self, images: Tensor) -> Tokens:
+        """(B, 3, S, S) RGB in [0, 1] -> `Tokens`."""
+        tokens: Tokens = self.net(images)
         appearance, residuals = tokens.cls.chunk(2, dim=1)
         halves = [APPEARANCE_SHARE**0.5 * appearance, (1 - APPEARANCE_SHARE) ** 0.5 * residuals]
-        return Tokens(torch.cat(halves, 1).cpu(), tokens.patches.cpu(), foreground)
+        return Tokens(torch.cat(halves, 1), tokens.patches, tokens.foreground)
 
 
 def _packaged() -> Path:

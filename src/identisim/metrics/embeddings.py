@@ -84,12 +84,16 @@ def build_local_backbone(path: Path, device: str = "auto") -> EmbeddingMetric:
 
 
 def _usual_preprocessing(backbone: Backbone) -> Preprocessing:
-    size = backbone.size - backbone.size % backbone.patch
+    size = backbone.size
     if backbone.kind == "clip_vision_model":
         return Preprocessing(size, mode="crop", **CLIP)
     if backbone.kind == "siglip_vision_model":
         return Preprocessing(size, filter="bilinear", **HALF)
     return Preprocessing(size, **IMAGENET)
+
+
+DECISIVE: Final = (".json", ".safetensors", ".pth", ".pt", ".bin", ".tar")
+"""Endings of the files, in a folder of weights, that may decide a number."""
 
 
 def weights_digest(folders: tuple[Path, ...]) -> str:
@@ -100,12 +104,13 @@ def weights_digest(folders: tuple[Path, ...]) -> str:
 
     digest = hashlib.sha256()
     for folder in folders:
-        files = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+        files = [folder]
+        if folder.is_dir():
+            files = [
+                file for file in sorted(folder.iterdir()) if file.suffix in DECISIVE and file.name[0] != "."
+            ]
         for file in files:
-            if file.suffix in (".json", ".safetensors", ".pth", ".pt", ".bin") and not file.name.startswith(
-                "."
-            ):
-                digest.update(f"{file.name} {weights_sha256(file)}\n".encode())
+            digest.update(f"{file.name} {weights_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -155,6 +160,9 @@ def meta_source(folder: str, path: str, licence: str, page: str, sha256: str | N
 DINO_PAGE: Final = "https://github.com/facebookresearch/dino"
 DINOV2_PAGE: Final = "https://github.com/facebookresearch/dinov2"
 DINOV2_SHA256: Final = {"vitb14": "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73"}
+DINOV3_SHA256: Final = {"vitb16": "73cec8be", "vitl16": "8aa4cbdd", "vith16plus": "7c1da9a5"}
+"""First digits, as in the names of Meta's files."""
+
 DINOV3_LICENCE: Final = "DINOv3 License (custom, Meta)"
 
 
@@ -171,13 +179,14 @@ def dinov2_source(size: str) -> Source:
 
 
 def dinov3_source(size: str, instead: str) -> Source:
-    """Source of a DINOv3 backbone on the hub. size: vitb16, vitl16, vith16plus."""
+    """Source of a DINOv3 backbone on the hub, or the file that Meta sends. size: vitb16, vitl16, vith16plus."""
     return hub_source(
         f"facebook/dinov3-{size}-pretrain-lvd1689m",
         {"config.json": None, "model.safetensors": None},
         licence=DINOV3_LICENCE,
         gated=True,
         instead=instead,
+        alternatives=(f"dinov3_{size}_pretrain_lvd1689m-{DINOV3_SHA256[size]}.pth",),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from identisim.errors import InputError
-from identisim.images import SUFFIXES, ImageLike, Pixels, load_image, resize
+from identisim.images import SUFFIXES, ImageLike, Pixels, list_images, load_image, resize
 from identisim.metrics.isolation import Foreground
+from identisim.records import file_sha256
 
 LOCAL_REMBG: Final = (
     "u2net",
@@ -73,6 +75,7 @@ class WholePicture:
     """No foreground at all: every pixel counts."""
 
     fingerprint: str = "whole"
+    content: str = ""
 
     def __call__(self, source: ImageLike, picture: Pixels) -> NDArray[np.float32]:
         """Mask of ones."""
@@ -84,6 +87,7 @@ class CompactForeground:
     """The packaged foreground network of `compact`, cut at ½."""
 
     device: str = "auto"
+    content: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -119,6 +123,7 @@ class AlphaForeground:
     """The transparency that the picture itself carries, as tools that cut out objects write it."""
 
     fingerprint: str = "alpha"
+    content: str = ""
 
     def __call__(self, source: ImageLike, picture: Pixels) -> NDArray[np.float32]:
         """Opacity of a picture; InputError when it has none."""
@@ -145,8 +150,16 @@ class MaskFiles:
 
     @property
     def fingerprint(self) -> str:
-        """Says only that the masks came from files: the files are the user's."""
+        """Says only that the masks came from files: new ones may join them, such as those of queries."""
         return "mask-files"
+
+    @property
+    def content(self) -> str:
+        """Digest of all masks in the folder."""
+        digest = hashlib.sha256()
+        for path in list_images(self.folder):
+            digest.update(f"{path.relative_to(self.folder).as_posix()} {file_sha256(path)}\n".encode())
+        return digest.hexdigest()
 
     def __call__(self, source: ImageLike, picture: Pixels) -> NDArray[np.float32]:
         """Mask that belongs to a picture's path."""
@@ -185,6 +198,7 @@ class CarveKitForeground:
 
     device: str = "auto"
     fingerprint: str = "carvekit-tracer-b7"
+    content: str = ""
 
     @cached_property
     def _interface(self) -> Any:
@@ -205,6 +219,7 @@ class RembgForeground:
     """One of rembg's local models."""
 
     model: str
+    content: str = ""
 
     def __post_init__(self) -> None:
         if self.model not in LOCAL_REMBG:

@@ -30,12 +30,17 @@ COVERED: Final = 0.5
 class Foreground(Protocol):
     """Which pixels of a picture show the object.
 
-    fingerprint: identity of everything that decides the masks.
+    fingerprint: identity of the method and its weights, the same for all pictures. content: of files of the user's that
+    decide masks, "" for none.
     """
 
     @property
     def fingerprint(self) -> str:
         """Identity of method and weights."""
+
+    @property
+    def content(self) -> str:
+        """Identity of the user's files, as they are now."""
 
     def __call__(self, source: ImageLike, picture: Pixels) -> NDArray[np.float32]:
         """Mask of a picture: (H, W, 3) uint8 -> (H, W) float32 in [0, 1]. source: what the picture was read from."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from identisim.errors import InputError
-from identisim.metrics.metric import Array
+from identisim.metrics.metric import Array, EmbeddingMetric, Metric
 from identisim.models.tokens import Tokens
 
 
@@ -23,12 +23,38 @@ class NetworkEncoder:
         self.net = net.eval().requires_grad_(False).to(self.device)
         self.patch = patch
 
+    @property
+    def network(self) -> nn.Module:
+        """The same as a module, for gradients and export (see `network_of`)."""
+        return self.net
+
     def __call__(self, pixels: Array) -> Tokens:
         """Features of the images."""
         with torch.inference_mode():
             found = self.net(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device))
         foreground = None if found.foreground is None else found.foreground.float().cpu()
         return Tokens(found.cls.float().cpu(), found.patches.float().cpu(), foreground)
+
+
+def network_of(metric: Metric) -> nn.Module:
+    """The network behind a metric: preprocessed pixels (B, 3, S, S) -> `Tokens`, with gradients to the pixels.
+
+    It is the metric's own module, frozen and in evaluation mode: what the score kinds compare is what it returns. A
+    metric offers it as the attribute `network` of its `encode`. Raises InputError for a metric that has none.
+    """
+    instead = "take a metric with embeddings, such as compact, dinov2-b or id-sim"
+    if not isinstance(metric, EmbeddingMetric):
+        raise InputError(f"{metric.name} compares pictures pair by pair, without such a network: {instead}")
+    if metric.isolation is not None:
+        raise InputError(
+            f"{metric.name} cuts objects out of pictures, which no network here does: {instead}, without +crop and +ffa"
+        )
+    network = getattr(metric.encode, "network", None)
+    if not isinstance(network, nn.Module):
+        raise InputError(
+            f"the encode of {metric.name} has no attribute `network`; expected a torch module from pixels to Tokens"
+        )
+    return network
 
 
 def choose_device(name: str) -> torch.device:

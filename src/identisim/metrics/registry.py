@@ -11,7 +11,19 @@ from typing import Final
 
 from identisim.downloads import fetch, present
 from identisim.errors import InputError
-from identisim.metrics import dreamsim, embedded, embeddings, ffa, idsim, nearid, uned
+from identisim.extras import require_extra
+from identisim.metrics import (
+    diffsim,
+    dreamsim,
+    embedded,
+    embeddings,
+    ffa,
+    idsim,
+    lpips,
+    nearid,
+    uned,
+    unicom,
+)
 from identisim.metrics.card import MetricCard
 from identisim.metrics.foregrounds import find_foreground
 from identisim.metrics.metric import SCORES, EmbeddingMetric, Metric, fingerprint
@@ -24,6 +36,9 @@ METRICS: dict[str, MetricCard] = {
         ffa.CARDS,
         embeddings.CARDS,
         dreamsim.CARDS,
+        lpips.CARDS,
+        unicom.CARDS,
+        diffsim.CARDS,
         nearid.CARDS,
         uned.CARDS,
     )
@@ -90,10 +105,17 @@ def build(
     parts, card = _take_apart(name), find_card(name)
     if score is not None and score not in card.scores:
         raise InputError(f"{name} has no score kind {score!r}; choose one of: {', '.join(card.scores)}")
+    require_extra(card.extra, card.name)  # before any weights are fetched
     metric = _shaped(card.builder(device, _folders(card, weights)), parts, card.name, foreground, device)
     if score is not None and isinstance(metric, EmbeddingMetric):
         return replace(metric, score=score)
     return metric
+
+
+def isolates(name: str) -> bool:
+    """Whether a metric of that name looks at the object only, and so takes a foreground."""
+    parts = _take_apart(name)
+    return parts.crop or parts.average or any(parts.base == card.name for card in ffa.CARDS)
 
 
 def weights_present(card: MetricCard) -> bool:

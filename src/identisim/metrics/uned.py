@@ -57,11 +57,10 @@ CARDS: Final = (
         sources=(
             Source(
                 "kaggle/guieweights0732",
-                (RemoteFile(FILE, PAGE),),
+                (RemoteFile(FILE, ""),),
                 licence="not stated by its authors",
                 page=PAGE,
                 gated=True,
-                commercial=False,
             ),
         ),
         extra=EXTRA,

@@ -52,6 +52,7 @@ OFFSET: Final = 0.1
 class Backbone(nn.Module):
     """A vision transformer: normalised pixels (B, 3, H, W) -> `Tokens`, with H and W multiples of the patch.
 
+    The size that it was made for may be none (SigLIP: 384 pixels, patches of 14); the remainder is left out then.
     The weights are random until `load_canonical` fills them. Attributes: kind, `model_type` of the configuration;
     patch, pixels a side of a patch; width, D of the patches; size, pixels a side of the pictures it was made for.
     """
@@ -65,6 +66,10 @@ class Backbone(nn.Module):
         self.patch = _side(config.patch_size)
         self.size = _side(config.image_size)
         self.width = int(config.hidden_size)
+        if self.kind == "siglip_vision_model" and not config.vision_use_head:
+            raise InputError(
+                "SigLIP without its attention pooling (vision_use_head is false) has no vector for a picture"
+            )
         self.vit = _build(config)
         if feature == "last-block":
             _cut_behind_blocks(self.vit, self.kind)
@@ -95,7 +100,8 @@ class Backbone(nn.Module):
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise InputError(f"expected pixels (B, 3, H, W); got {tuple(pixels.shape)}")
         height, width = pixels.shape[2:]
-        if height % self.patch or width % self.patch or not (height and width):
+        fits = height % self.patch == width % self.patch == 0 or height == width == self.size
+        if not (fits and height and width):
             raise InputError(
                 f"a backbone with patches of {self.patch} pixels takes sides that are multiples of {self.patch}; "
                 f"got {height} × {width}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from identisim.models.architecture import shape_config
+from identisim.errors import InputError
+from identisim.models.architecture import depth, shape_config
 from identisim.models.backbone import KINDS, Backbone, Feature
 from identisim.models.names import canonical_state, load_canonical
 from identisim.models.weights import PICKLES, WeightsError, load_weights
@@ -26,10 +29,16 @@ TOWERS: Final = {
 
 UNUSED: Final = re.compile(
     r"((vision_model\.)?embeddings\.position_ids|pooler\.|classifier\.|head\.(weight|bias)$"
-    r"|rope_embed\.|local_cls_norm\.|cls_norm\.)"
+    r"|rope_embed\.|local_cls_norm\.)"
 )
 """Names, in published files, that the image features do not need: classifiers, rotary periods (computed from their base
-and compared in `architecture`), norms that only training uses."""
+and compared in `architecture`), the norm that only training uses."""
+
+IMPLEMENTATION: Final = (
+    *("attn_implementation", "_attn_implementation", "dtype", "torch_dtype", "auto_map"),
+    *("return_dict", "use_return_dict", "torchscript", "output_hidden_states", "output_attentions"),
+)
+"""Settings of a configuration that say how a network was run, not what it computes."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +66,13 @@ def load_backbone(
     when a single tensor is missing, left over, of another shape or not finite.
     """
     checkpoint = read_checkpoint(path, inside=inside, activation=activation)
-    backbone = Backbone(checkpoint.config, feature)
-    state = checkpoint.state
-    if feature == "last-block":
-        cut = ("norm.", "projection")
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(cut)}
-    load_canonical(backbone.vit, state, checkpoint.dtype)
+    with about(path):
+        backbone = Backbone(checkpoint.config, feature)
+        state = checkpoint.state
+        if feature == "last-block":
+            cut = ("norm.", "projection")
+            state = {name: tensor for name, tensor in state.items() if not name.startswith(cut)}
+        load_canonical(backbone.vit, state, checkpoint.dtype)
     return backbone.eval().requires_grad_(False)
 
 
@@ -72,36 +82,58 @@ def read_checkpoint(path: Path, *, inside: str = "", activation: str = "gelu") -
         return _read_hub_folder(path)
     file = _only_weights(path) if path.is_dir() else path
     published = load_weights(file, inside=inside)
-    state = canonical_state(_used(published))
-    config = shape_config(file, published, state, activation)
+    with about(file):
+        state = canonical_state(_used(published))
+        config = shape_config(file, published, state, activation)
     return Checkpoint(config, state, (file,), _dtype(file, state))
 
 
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Turn what is raised inside into a WeightsError that says which file or folder it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise WeightsError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    except Exception as error:  # impossible numbers and shapes raise anything, in transformers too
+        raise WeightsError(
+            f"{path}: its configuration, or the shapes of its tensors, make no network ({error!r})"
+        ) from error
+
+
 def _read_hub_folder(folder: Path) -> Checkpoint:
-    config = _hub_config(folder / "config.json")
+    path = folder / "config.json"
+    kind, content = _hub_content(path)
     files = _hub_files(folder)
     published: dict[str, Tensor] = {}
     for file in files:
-        published |= load_weights(file)
-    state = canonical_state(_used(published))
+        shard = load_weights(file)
+        if again := sorted(shard.keys() & published.keys()):
+            raise WeightsError(f"{file} has {', '.join(again[:5])} again: another shard has them too")
+        published |= shard
+    with about(folder):
+        state = canonical_state(_used(published))
+    # before transformers counts up to the number of the configuration, which may be any
+    if (told := content.get("num_hidden_layers", blocks := depth(folder, state))) != blocks:
+        raise WeightsError(
+            f"{path} describes {told} blocks, the weights beside it have {blocks}: they belong to different networks"
+        )
+    with about(path):
+        config = KINDS[kind][0].from_dict(content)
     return Checkpoint(config, state, files, _dtype(folder, state))
 
 
-def _hub_config(path: Path) -> PreTrainedConfig:
+def _hub_content(path: Path) -> tuple[str, dict[str, Any]]:
+    """Type of a network, one of `KINDS`, and what its configuration says of what it computes."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kind = str(content["model_type"])
     except (ValueError, TypeError, KeyError) as error:
         raise WeightsError(
             f"{path} is no configuration of a network with a model_type ({error!r})"
         ) from error
     if kind in TOWERS:
-        if "vision_config" not in content:
-            raise WeightsError(f"{path} is of type {kind} but has no vision_config")
-        vision = dict(content["vision_config"])
-        if "projection_dim" in content:
-            vision["projection_dim"] = content["projection_dim"]
-        kind, content = TOWERS[kind], vision
+        kind, content = TOWERS[kind], _tower(path, kind, content)
     if kind not in KINDS:
         needs = (
             "; it needs code of its own (auto_map), which identisim never runs"
@@ -111,17 +143,31 @@ def _hub_config(path: Path) -> PreTrainedConfig:
         raise WeightsError(
             f"{path}: networks of type {kind!r} are not supported{needs}; supported: {', '.join([*KINDS, *TOWERS])}"
         )
-    content.pop("auto_map", None)
-    return KINDS[kind][0].from_dict(content)
+    return kind, {key: value for key, value in content.items() if key not in IMPLEMENTATION}
+
+
+def _tower(path: Path, kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Configuration of the vision tower of a larger network."""
+    vision = content.get("vision_config")
+    if not isinstance(vision, dict):
+        raise WeightsError(f"{path} is of type {kind} but has no vision_config")
+    if vision.get("model_type", TOWERS[kind]) != TOWERS[kind]:
+        raise WeightsError(
+            f"{path}: its vision_config is of type {vision['model_type']!r}; expected {TOWERS[kind]!r}"
+        )
+    shared = {key: content[key] for key in ("projection_dim",) if key in content}
+    return vision | shared
 
 
 def _hub_files(folder: Path) -> tuple[Path, ...]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise WeightsError(f"{index} is no index of weights ({error!r})") from error
+        if not names or not all(isinstance(name, str) for name in names):
+            raise WeightsError(f"{index} is no index of weights: its weight_map names no files")
         if any(Path(name).name != name for name in names):
             raise WeightsError(f"{index} names files outside its folder")
         return tuple(folder / name for name in names)

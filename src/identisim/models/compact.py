@@ -18,7 +18,7 @@ PATCH_SIZE = 8
 """Pixels a side of one patch."""
 STRIDE = 16
 """The image side must be a multiple of this: the deepest stage sees one value per 16 × 16 pixels."""
-WEIGHTS_SHA256 = "386b3673066baeedebbeec63bdbf353617667dc8e6003cf1da2c8f0b2c3cd4ee"
+WEIGHTS_SHA256 = "9a07418748c62c7a4c34b5c5792a9478386e8fa8c5e26f38333fa985fe56b96b"
 """Of the packaged `compact.safetensors`."""
 APPEARANCE_SHARE = 0.8
 """Share of the pooled appearance in the cosine of two global vectors; the rest is that of the patch residuals."""

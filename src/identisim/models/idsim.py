@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from identisim.models.backbone import Backbone
-from identisim.models.checkpoints import load_backbone
+from identisim.models.checkpoints import about, load_backbone
 from identisim.models.lora import merge, read_adapter
 from identisim.models.tokens import Tokens
 from identisim.models.weights import WeightsError, load_into, load_weights
@@ -90,7 +90,8 @@ def load_idsim(checkpoint: Path, backbone: Path) -> IDSim:
     model = IDSim(loaded, hidden=len(heads["mlp_cls"]["fc1.weight"]))
     modules = {"mlp_cls": model.mlp_cls, "mlp_patch": model.mlp_patch}
     for name, module in modules.items():
-        load_into(module, heads[name], torch.float32)
+        with about(checkpoint / f"{name}.pth"):
+            load_into(module, heads[name], torch.float32)
     merge(adapter, model.backbone.vit, modules)
     return model.eval().requires_grad_(False)
 
@@ -98,7 +99,7 @@ def load_idsim(checkpoint: Path, backbone: Path) -> IDSim:
 def _read_head(path: Path) -> dict[str, Tensor]:
     state = load_weights(path)
     missing = {"ln.weight", "fc1.weight", "beta_logit"} - state.keys()
-    if missing or state["beta_logit"].numel() != 1:
+    if missing or state["beta_logit"].numel() != 1 or state["fc1.weight"].ndim != 2:
         raise WeightsError(
             f"{path} is no head of ID-Sim: expected ln.*, fc1.*, fc2.* and a scalar beta_logit"
         )

@@ -22,21 +22,37 @@ from torch import Tensor, nn
 from identisim.models.names import canonical_names, canonical_views
 from identisim.models.weights import WeightsError, load_weights, require_same_names
 
-PLAIN: Final = {
-    "peft_type": "LORA",
-    "bias": "none",
-    "use_dora": False,
-    "fan_in_fan_out": False,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "modules_to_save": [],
-    "layers_to_transform": [],
-    "trainable_token_indices": [],
+UNDERSTOOD: Final = {"r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules"}
+"""Settings of PEFT that are followed."""
+
+HARMLESS: Final = {
+    *(
+        "auto_mapping",
+        "base_model_name_or_path",
+        "inference_mode",
+        "lora_dropout",
+        "peft_version",
+        "revision",
+    ),
+    *("task_type", "layers_pattern", "megatron_core", "qalora_group_size", "runtime_config"),
 }
-"""Settings of PEFT that change what an adapter does, with the only value that is merged here (or null)."""
+"""Settings of PEFT that change nothing once an adapter is trained, or without another one that is refused."""
+
+PLAIN: Final[dict[str, tuple[object, ...]]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    # the other ways to begin, such as PiSSA, change the backbone, which the adapter then belongs to
+    "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),
+}
+"""Settings with the only values that are merged here; of all others that is null, false or empty."""
+
+INNER: Final = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "mlp.w12", "mlp.w1", "mlp.w2", "mlp.w3")
+"""Linear layers of a block in Meta's layout, which the released adapters were trained on."""
 
 _KEY: Final = re.compile(r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight")
-_INSIDE: Final = re.compile(r"(?:.*?\.)??((?:blocks|layers?|resblocks|patch_embed|patch_embeddings)\..+)")
+_INSIDE: Final = re.compile(
+    r"(?:.*?\.)??((?:blocks|layers?|resblocks|patch_embed|patch_embeddings)\..+|patch_embeddings$)"
+)
 """A layer inside a wrapper, such as extractor.model.blocks.3.attn.qkv."""
 
 
@@ -47,6 +63,7 @@ class Adapter:
     rank: int
     scale: float
     targets: tuple[str, ...] | str
+    excluded: tuple[str, ...] | str
     layers: Mapping[str, tuple[Tensor, Tensor]]
     path: Path
 
@@ -57,9 +74,15 @@ class Adapter:
 
     def matches(self, layer: str) -> bool:
         """Whether PEFT would adapt a layer of that path: by the end of its name, or by a whole pattern."""
-        if isinstance(self.targets, str):
-            return self.targets == "all-linear" or re.fullmatch(self.targets, layer) is not None
-        return any(layer == target or layer.endswith(f".{target}") for target in self.targets)
+        if self.targets == "all-linear":
+            return not layer.endswith("patch_embed.proj") and not _named(self.excluded, layer)
+        return _named(self.targets, layer) and not _named(self.excluded, layer)
+
+
+def _named(names: tuple[str, ...] | str, layer: str) -> bool:
+    if isinstance(names, str):
+        return re.fullmatch(names, layer) is not None
+    return any(layer == name or layer.endswith(f".{name}") for name in names)
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -72,13 +95,14 @@ def read_adapter(folder: Path) -> Adapter:
     path = folder / "adapter_model.safetensors"
     if not path.is_file() and (folder / "adapter_model.bin").is_file():
         path = folder / "adapter_model.bin"
-    rank, targets = int(config["r"]), config["target_modules"]
+    rank, targets, excluded = int(config["r"]), config["target_modules"], config.get("exclude_modules") or ()
     root = math.sqrt(rank) if config.get("use_rslora") else rank
     layers = _pairs(path, load_weights(path), rank)
     adapter = Adapter(
         rank=rank,
         scale=float(config["lora_alpha"]) / root,
         targets=targets if isinstance(targets, str) else tuple(targets),
+        excluded=excluded if isinstance(excluded, str) else tuple(excluded),
         layers=layers,
         path=path,
     )
@@ -92,7 +116,7 @@ def merge(adapter: Adapter, backbone: nn.Module, heads: Mapping[str, nn.Module] 
 
     The adapter may have been trained on Meta's layout (attn.qkv is split) or on that of transformers. heads: path ->
     module, such as mlp_cls. Raises WeightsError, before any weight changes, for a layer that the network lacks, a kind
-    of layer that is not adapted in every block, a target of the configuration without a layer, and other shapes.
+    of layer that is not adapted in every block, layers other than those that the configuration names, and other shapes.
     """
     weights = canonical_views(backbone)
     for path, head in (heads or {}).items():
@@ -100,10 +124,13 @@ def merge(adapter: Adapter, backbone: nn.Module, heads: Mapping[str, nn.Module] 
     updates: dict[str, Tensor] = {}
     for layer in adapter.layers:
         names = _weights_of(layer, heads or {})
-        update = adapter.update(layer)
-        for name, part in zip(names, update.chunk(len(names)) if len(names) > 1 else [update], strict=True):
+        # parts of unequal length do not fit their weights, which is found below
+        for name, part in zip(names, adapter.update(layer).tensor_split(len(names)), strict=True):
+            if name in updates:
+                raise WeightsError(f"{adapter.path} adapts the weights of {layer} twice, under two names")
             updates[name] = part
     _require_fit(adapter, updates, weights)
+    _require_all(adapter, updates, weights)
     with torch.no_grad():
         for name, update in updates.items():
             weights[name].add_(update.reshape(weights[name].shape))
@@ -126,22 +153,44 @@ def _require_fit(adapter: Adapter, updates: Mapping[str, Tensor], weights: Mappi
     except WeightsError as error:
         raise WeightsError(f"{adapter.path} does not fit this network: {error}") from error
     for name, update in updates.items():
-        flat = weights[name].flatten(1)
-        if update.shape != flat.shape:
+        flat = tuple(weights[name].flatten(1).shape) if weights[name].ndim > 1 else tuple(weights[name].shape)
+        if update.shape != flat:
             raise WeightsError(
-                f"{adapter.path}: its update of {name} is {tuple(update.shape)} and the weight {tuple(flat.shape)}: "
+                f"{adapter.path}: its update of {name} is {tuple(update.shape)} and the weight {flat}: "
                 "they belong to backbones of different size"
             )
     strangers = [layer for layer in adapter.layers if not adapter.matches(layer)]
     idle = [
         target
         for target in (() if isinstance(adapter.targets, str) else adapter.targets)
-        if not any(layer == target or layer.endswith(f".{target}") for layer in adapter.layers)
+        if not any(_named((target,), layer) for layer in adapter.layers)
+        and not _named(adapter.excluded, target)
     ]
     if strangers or idle:
         raise WeightsError(
             f"{adapter.path} and its adapter_config.json contradict each other: {len(strangers)} layers are no target "
             f"({', '.join(strangers[:5]) or 'none'}), targets without a layer: {', '.join(idle) or 'none'}"
+        )
+
+
+def _require_all(adapter: Adapter, updates: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError where the configuration names a layer of the backbone that the adapter leaves as it is.
+
+    Only layers under Meta's names are looked for. Every block is like the first, which `_require_fit` has found out.
+    """
+    found = [start[0] for layer in adapter.layers if (start := re.match(r"(?:.*\.)?(?=blocks\.0\.)", layer))]
+    paths = ["patch_embed.proj", *(f"blocks.0.{inner}" for inner in INNER)]
+    lacking = {
+        name
+        for path in (start + path for start in set(found) for path in paths)
+        if adapter.matches(path)
+        for name in _weights_of(path, ())
+        if name in weights and name not in updates
+    }
+    if lacking:
+        raise WeightsError(
+            f"{adapter.path} and its adapter_config.json contradict each other: {len(lacking)} weights that are "
+            f"targets are not adapted ({', '.join(sorted(lacking)[:5])})"
         )
 
 
@@ -163,15 +212,32 @@ def _read_config(path: Path) -> dict[str, Any]:
         and rank > 0
         and isinstance(alpha, (int, float))
         and math.isfinite(alpha)
-        and targets
+        and alpha
+        and _are_names(targets)
     ):
         raise WeightsError(
-            f"{path}: expected a rank r > 0, a finite lora_alpha and target_modules; got {rank}, {alpha}"
+            f"{path}: expected a rank r > 0, a finite lora_alpha other than 0 and target_modules; "
+            f"got {rank!r}, {alpha!r} and {targets!r}"
         )
-    for key, plain in PLAIN.items():
-        if (value := config.get(key)) is not None and value != plain:
-            raise WeightsError(f"{path}: {key} = {value!r} is not supported; only plain LoRA ({plain!r}) is")
+    for key, value in config.items():
+        if key in UNDERSTOOD | HARMLESS or value is None or value is False or value in ("", [], {}):
+            continue
+        if value not in PLAIN.get(key, ()):
+            raise WeightsError(f"{path}: {key} = {value!r} is not supported; only plain LoRA is")
+    if (excluded := config.get("exclude_modules")) and not _are_names(excluded):
+        raise WeightsError(f"{path}: exclude_modules = {excluded!r}; expected names or a pattern")
     return dict(config)
+
+
+def _are_names(value: object) -> bool:
+    """Whether a value is a valid pattern, or a list of names, and not empty."""
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except re.error:
+            return False
+        return bool(value)
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) and name for name in value)
 
 
 def _pairs(path: Path, state: Mapping[str, Tensor], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -182,7 +248,10 @@ def _pairs(path: Path, state: Mapping[str, Tensor], rank: int) -> dict[str, tupl
             raise WeightsError(f"{path}: {name} is no tensor of a LoRA adapter")
         if not bool(tensor.isfinite().all()):
             raise WeightsError(f"{path}: {name} has NaN or infinite values")
-        found.setdefault(match["layer"], {})[match["side"]] = tensor
+        sides = found.setdefault(match["layer"], {})
+        if match["side"] in sides:
+            raise WeightsError(f"{path} has {match['side']} of {match['layer']} twice: {name} is another")
+        sides[match["side"]] = tensor
     for layer, sides in found.items():
         shapes = {side: tuple(tensor.shape) for side, tensor in sides.items()}
         if (

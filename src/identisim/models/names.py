@@ -78,25 +78,36 @@ def canonical_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of a file, and split the fused ones.
 
     `proj` of open_clip is stored transposed and is turned; DINOv3's masks are applied to the biases of its keys.
-    Raises WeightsError when two tensors of the file come to the same name.
+    Raises WeightsError when two tensors of the file come to the same name, for a fused one that does not split, and for
+    a mask of anything but zeros and ones.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.endswith("qkv.bias_mask"):
             continue
         if (mask := state.get(f"{name}_mask")) is not None:
-            tensor = tensor.where(mask == 1, 0)
-        if name.rpartition("visual.")[2] == "proj":
+            tensor = _masked(name, tensor, mask)
+        if name.rpartition("visual.")[2] == "proj" and tensor.ndim == 2:
             tensor = tensor.T
         targets = canonical_names(name)
-        if len(tensor) % len(targets):
-            raise WeightsError(f"{name} has {len(tensor)} rows; expected {len(targets)} equal parts")
+        rows = tensor.shape[0] if tensor.ndim else 1
+        if rows % len(targets):
+            raise WeightsError(f"{name} has {rows} rows; expected {len(targets)} equal parts")
         parts = tensor.chunk(len(targets)) if len(targets) > 1 else (tensor,)
         for target, part in zip(targets, parts, strict=True):
             if target in renamed:
                 raise WeightsError(f"two tensors of the file mean the same: {name} is another {target}")
             renamed[target] = part.contiguous()
     return renamed
+
+
+def _masked(name: str, bias: Tensor, mask: Tensor) -> Tensor:
+    """The bias where its mask is 1, else 0."""
+    if mask.shape != bias.shape or not bool(((mask == 0) | (mask == 1)).all()):
+        raise WeightsError(
+            f"{name}_mask: expected zeros and ones, {tuple(bias.shape)}, for the bias beside it"
+        )
+    return bias.where(mask == 1, 0)
 
 
 def load_canonical(module: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:

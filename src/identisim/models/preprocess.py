@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from identisim.errors import InputError
-from identisim.images import PAD_GREY, Preprocessing
+from identisim.images import PAD_GREY, RANGE_TOLERANCE, Preprocessing
 
 SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
 """Half-width of a kernel in (output) pixels."""
@@ -23,10 +23,7 @@ def differentiable_preprocess(images: Tensor, preprocessing: Preprocessing) -> T
     bits, is at most one grey level from the canonical one.
     Raises InputError for other shapes or integer pixels.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
-        raise InputError(
-            f"expected (B, 3, H, W) floats in [0, 1]; got {tuple(images.shape)} of {images.dtype}"
-        )
+    require_pictures(images)
     height, width = images.shape[2:]
     place = preprocessing.placement(height, width)
     left, top, right, bottom = place.box
@@ -42,6 +39,27 @@ def differentiable_preprocess(images: Tensor, preprocessing: Preprocessing) -> T
         resized, (place.left, pad_right, place.top, pad_bottom), value=PAD_GREY / 255
     )
     return normalise(padded, preprocessing)
+
+
+def require_pictures(images: Tensor) -> None:
+    """Raise InputError unless this is (B, 3, H, W) floats, of no empty dimension."""
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape or not images.is_floating_point():
+        raise InputError(
+            f"expected (B, 3, H, W) floats in [0, 1]; got {tuple(images.shape)} of {images.dtype}"
+        )
+
+
+def require_unit_range(images: Tensor) -> None:
+    """Raise InputError that guesses the cause for floats outside [0, 1] and NaN; what is on a GPU is waited for."""
+    low, high = (float(end) for end in torch.stack(images.detach().float().aminmax()))
+    if low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE:
+        return
+    advice = "look for NaN in the model"
+    if low < -RANGE_TOLERANCE:
+        advice = "for pictures in [−1, 1] pass (x + 1) / 2; clamp what a model lets overshoot"
+    elif high > 1:
+        advice = "for pictures in [0, 255] pass x / 255; clamp what a model lets overshoot"
+    raise InputError(f"expected pictures in [0, 1]; got values from {low:.4g} to {high:.4g}: {advice}")
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
