@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -11,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-import toy_backbones as toys
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import toy_backbones as toys
 from identisim.errors import InputError
 from identisim.models.architecture import shape_config
 from identisim.models.backbone import KINDS, Backbone, Feature, resample_positions
@@ -159,7 +160,10 @@ def test_heads_of_the_published_sizes_of_open_clip(heads: tuple[int, int]) -> No
     with torch.device("meta"):
         state = {"cls": torch.zeros(width), "patch.weight": torch.zeros(width, 3, 14, 14)}
         state |= {"positions": torch.zeros(257, width), "pre_norm.weight": torch.zeros(width)}
-        state |= {f"blocks.0.{name}": torch.zeros(width, 1) for name in ("norm1.weight", "q.weight", "mlp_in.weight")}
+        state |= {
+            f"blocks.0.{name}": torch.zeros(width, 1)
+            for name in ("norm1.weight", "q.weight", "mlp_in.weight")
+        }
     config = shape_config(Path("clip.pt"), {}, state, "gelu")
     assert (config.num_attention_heads, config.image_size) == (count, 224)
 
@@ -208,6 +212,17 @@ def test_sharded_folders_and_pickles_hold_the_same_network(tmp_path: Path) -> No
         assert torch.equal(found.cls, expected.cls) and torch.equal(found.patches, expected.patches)
 
 
+OLD = {
+    **dict.fromkeys(
+        ("architectures", "bad_words_ids", "problem_type", "torch_dtype", "prefix", "sep_token_id")
+    ),
+    **dict.fromkeys(("add_cross_attention", "do_sample", "is_decoder", "torchscript", "use_bfloat16"), False),
+    **{"_name_or_path": "", "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "pruned_heads": {}},
+    **{"return_dict": True, "tie_word_embeddings": True, "top_k": 50, "transformers_version": "4.21.3"},
+}
+"""Settings in the vision_config of CLIP's published files of 2022."""
+
+
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_of_a_network_of_images_and_text_the_image_half_is_taken(tmp_path: Path, kind: str) -> None:
     whole, pixels = toys.hub_network(f"whole {kind}"), toys.random_pixels(1, 32, 32)
@@ -216,10 +231,12 @@ def test_of_a_network_of_images_and_text_the_image_half_is_taken(tmp_path: Path,
         expected = whole.get_image_features(pixel_values=pixels)
     expected = getattr(expected, "pooler_output", expected)
     close(load_backbone(tmp_path / "a")(pixels).cls, expected)
-    # older files have the counts of positions too, and prefixes for a tower alone
+    # older files have the counts of positions too, and every setting that there was
     state = load_file(tmp_path / "a" / "model.safetensors")
     state["vision_model.embeddings.position_ids"] = torch.arange(17)[None]
     toys.save_raw(tmp_path / "b", whole, state)
+    vision = json.loads((tmp_path / "b" / "config.json").read_text())["vision_config"]
+    write_config(tmp_path / "b", vision_config=OLD | vision, transformers_version=None, torch_dtype="float32")
     close(load_backbone(tmp_path / "b")(pixels).cls, expected)
 
 
@@ -302,7 +319,18 @@ def test_features_do_not_depend_on_batch_mates(tmp_path: Path, name: str) -> Non
 def test_every_tensor_of_a_network_has_a_name_of_its_own(kind: str) -> None:
     names = [canonical for name in toys.hub_network(kind).state_dict() for canonical in canonical_names(name)]
     assert len(names) == len(set(names))
-    known = {"cls", "mask", "registers", "positions", "patch", "pre_norm", "blocks", "norm", "projection", "head"}
+    known = {
+        "cls",
+        "mask",
+        "registers",
+        "positions",
+        "patch",
+        "pre_norm",
+        "blocks",
+        "norm",
+        "projection",
+        "head",
+    }
     assert {name.split(".")[0] for name in names} <= known
 
 
@@ -344,6 +372,19 @@ def test_resampled_positions_follow_the_weights_and_let_gradients_through(tmp_pa
     wanted = pixels.clone().requires_grad_()
     first(wanted).cls.square().sum().backward()
     assert wanted.grad is not None and float(wanted.grad.abs().max()) > 0
+
+
+def test_a_copy_is_a_network_of_its_own(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        torch.save(toys.meta_state(toys.DINOV2, seed), tmp_path / f"{seed}.pth")
+    first, second = (load_backbone(tmp_path / f"{seed}.pth") for seed in (0, 1))
+    pixels = toys.random_pixels(1, 24, 40)
+    expected = first(pixels).cls
+    copied = copy.deepcopy(first)
+    assert torch.equal(copied(pixels).cls, expected)
+    copied.load_state_dict(second.state_dict())
+    assert torch.equal(copied(pixels).cls, second(pixels).cls)
+    assert torch.equal(first(pixels).cls, expected)
 
 
 @pytest.mark.parametrize("kind", ["vit", "dinov3", "clip", "siglip"])
@@ -401,30 +442,82 @@ def _put(**tensors: Tensor) -> Change:
 
 
 WRONG: dict[str, tuple[toys.Toy, Change, str]] = {
-    "missing": (toys.DINOV2, _drop("blocks.1.norm2.bias"), r"1 names are missing \(blocks\.1\.norm2\.bias\), 0 are"),
+    "missing": (
+        toys.DINOV2,
+        _drop("blocks.1.norm2.bias"),
+        r"1 names are missing \(blocks\.1\.norm2\.bias\), 0 are",
+    ),
     "no norm": (toys.DINOV2, _drop("norm.bias"), r"1 names are missing \(norm\.bias\)"),
-    "extra": (toys.DINOV2, _put(surprise=torch.ones(3)), r"0 names are missing \(none\), 1 are unexpected \(surprise\)"),
+    "extra": (
+        toys.DINOV2,
+        _put(surprise=torch.ones(3)),
+        r"0 names are missing \(none\), 1 are unexpected \(surprise\)",
+    ),
     "extra number": (toys.DINOV2, _put(logit_scale=torch.tensor(4.6)), r"1 are unexpected \(logit_scale\)"),
-    "extra in a block": (toys.DINOV2, _put(blocks__0__extra__bias=torch.ones(128)), r"unexpected \(blocks\.0\.extra\.bias\)"),
-    "no number": (toys.DINOV2, _put(blocks__x__norm1__bias=torch.ones(128)), r"expected blocks 0 to 2; got blocks\.x"),
-    "absurd number": (toys.DINOV2, _put(blocks__99999999__norm1__bias=torch.ones(128)), r"expected blocks 0 to 2; got blocks\.99999999"),
-    "shape": (toys.DINOV2, _put(norm__weight=torch.ones(64)), r"another size of network.*\(64,\) instead of \(128,\)"),
-    "turned": (toys.DINOV2, _put(blocks__0__mlp__fc1__weight=torch.ones(128, 512)), r"\(128, 512\)|width|another size"),
-    "qkv": (toys.DINOV2, _put(blocks__0__attn__qkv__weight=torch.ones(385, 128)), r"385 rows; expected 3 equal parts"),
+    "extra in a block": (
+        toys.DINOV2,
+        _put(blocks__0__extra__bias=torch.ones(128)),
+        r"unexpected \(blocks\.0\.extra\.bias\)",
+    ),
+    "no number": (
+        toys.DINOV2,
+        _put(blocks__x__norm1__bias=torch.ones(128)),
+        r"expected blocks 0 to 2; got blocks\.x",
+    ),
+    "absurd number": (
+        toys.DINOV2,
+        _put(blocks__99999999__norm1__bias=torch.ones(128)),
+        r"expected blocks 0 to 2; got blocks\.99999999",
+    ),
+    "shape": (
+        toys.DINOV2,
+        _put(norm__weight=torch.ones(64)),
+        r"another size of network.*\(64,\) instead of \(128,\)",
+    ),
+    "turned": (
+        toys.DINOV2,
+        _put(blocks__0__mlp__fc1__weight=torch.ones(128, 512)),
+        r"\(128, 512\)|width|another size",
+    ),
+    "qkv": (
+        toys.DINOV2,
+        _put(blocks__0__attn__qkv__weight=torch.ones(385, 128)),
+        r"385 rows; expected 3 equal parts",
+    ),
     "NaN": (toys.DINOV2, _put(norm__bias=torch.full((128,), torch.nan)), r"NaN or infinite values"),
     "infinite": (toys.DINOV2, _put(mask_token=torch.full((1, 128), torch.inf)), r"NaN or infinite values"),
-    "mixed types": (toys.DINOV2, _put(norm__bias=torch.ones(128).half()), r"one type; got .*float16.*float32"),
+    "mixed types": (
+        toys.DINOV2,
+        _put(norm__bias=torch.ones(128).half()),
+        r"one type; got .*float16.*float32",
+    ),
     "positions": (toys.DINOV2, _put(pos_embed=torch.ones(1, 16, 128)), r"\(1, 16, 128\)"),
-    "no patches": (toys.DINOV2, _drop("patch_embed.proj.weight"), r"not a vision transformer.*no patch\.weight"),
+    "no patches": (
+        toys.DINOV2,
+        _drop("patch_embed.proj.weight"),
+        r"not a vision transformer.*no patch\.weight",
+    ),
     "no positions": (toys.DINOV2, _drop("pos_embed"), r"neither position embeddings nor rotary periods"),
-    "two of one meaning": (toys.DINOV2, _put(layernorm__bias=torch.ones(128)), r"layernorm\.bias is another norm\.bias"),
+    "two of one meaning": (
+        toys.DINOV2,
+        _put(layernorm__bias=torch.ones(128)),
+        r"layernorm\.bias is another norm\.bias",
+    ),
     "biased keys": (toys.DINOV3, _drop("blocks.0.attn.qkv.bias_mask"), r"blocks\.0\.k\.bias is not zero"),
-    "other mask": (toys.DINOV3, _put(blocks__0__attn__qkv__bias_mask=torch.full((384,), torch.nan)), r"bias_mask.*zeros and ones"),
+    "other mask": (
+        toys.DINOV3,
+        _put(blocks__0__attn__qkv__bias_mask=torch.full((384,), torch.nan)),
+        r"bias_mask.*zeros and ones",
+    ),
     "shape of mask": (toys.DINOV3, _put(blocks__0__attn__qkv__bias_mask=torch.ones(3)), r"bias_mask"),
     "no registers": (toys.DINOV3, _drop("storage_tokens"), r"expected register tokens"),
     "no periods": (toys.DINOV3, _put(rope_embed__periods=torch.ones(0)), r"periods"),
-    "few periods": (toys.DINOV3, _put(rope_embed__periods=torch.tensor([100 ** (i / 7) for i in range(7)])), r"\.pth"),
-}  # fmt: skip
+    "few periods": (
+        toys.DINOV3,
+        _put(rope_embed__periods=torch.tensor([100 ** (i / 7) for i in range(7)])),
+        r"\.pth",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -453,7 +546,10 @@ def test_an_open_clip_file_without_projection_or_with_a_bias_is_refused(tmp_path
 
 IMPOSTORS = {
     "page": (b"<!DOCTYPE html><html>Sign in</html>", "an HTML page"),
-    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n", "a git-lfs pointer"),
+    "pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n",
+        "a git-lfs pointer",
+    ),
     "empty": (b"", "an empty file"),
     "truncated": (None, "damaged"),
 }
@@ -491,7 +587,10 @@ CONFIGS: dict[str, tuple[dict[str, Any] | str, str]] = {
     "bytes": ("\x00\xff", r"config\.json is no configuration"),
     "tower without shape": ({"model_type": "clip"}, r"type clip but has no vision_config"),
     "tower of null": ({"model_type": "clip", "vision_config": None}, r"type clip but has no vision_config"),
-    "tower of a list": ({"model_type": "siglip", "vision_config": [1]}, r"type siglip but has no vision_config"),
+    "tower of a list": (
+        {"model_type": "siglip", "vision_config": [1]},
+        r"type siglip but has no vision_config",
+    ),
     "other tower": (
         {"model_type": "clip", "vision_config": {"model_type": "swin"}},
         r"vision_config .*'swin'.*expected 'clip_vision_model'",
@@ -499,8 +598,14 @@ CONFIGS: dict[str, tuple[dict[str, Any] | str, str]] = {
     "heads": ({"num_attention_heads": 3}, r"\(128, 128\) instead of \(126, 128\)"),
     "zero heads": ({"num_attention_heads": 0}, r"make no network"),
     "negative depth": ({"num_hidden_layers": -1}, r"config\.json"),
-    "fewer blocks": ({"num_hidden_layers": 1}, r"config\.json describes 1 blocks, the weights beside it have 2"),
-    "more blocks": ({"num_hidden_layers": 10**9}, r"config\.json describes 1000000000 blocks, the weights beside it have 2"),
+    "fewer blocks": (
+        {"num_hidden_layers": 1},
+        r"config\.json describes 1 blocks, the weights beside it have 2",
+    ),
+    "more blocks": (
+        {"num_hidden_layers": 10**9},
+        r"config\.json describes 1000000000 blocks, the weights beside it have 2",
+    ),
     "word for a number": ({"hidden_size": "big"}, r"config\.json"),
     "no activation": ({"hidden_act": "nope"}, r"make no network.*nope"),
     "no patch": ({"patch_size": 0}, r"make no network"),
@@ -539,7 +644,10 @@ def test_indices_of_shards_are_followed_only_inside_the_folder(tmp_path: Path) -
     os.link(folder / shards[0], tmp_path / "outside.safetensors")
     for faulty, message in (
         ({"weight_map": {"norm.bias": "../outside.safetensors"}}, "names files outside its folder"),
-        ({"weight_map": {"norm.bias": str(tmp_path / "outside.safetensors")}}, "names files outside its folder"),
+        (
+            {"weight_map": {"norm.bias": str(tmp_path / "outside.safetensors")}},
+            "names files outside its folder",
+        ),
         ({"weight_map": {"norm.bias": 3}}, "is no index of weights"),
         ({"weight_map": [shards[0]]}, "is no index of weights"),
         ({}, "is no index of weights"),
@@ -593,4 +701,6 @@ def test_what_was_not_asked_for_is_never_changed(tmp_path: Path) -> None:
 
 def test_a_feature_is_one_of_two() -> None:
     features: tuple[Feature, ...] = ("final", "last-block")
-    assert {load.feature for load in (Backbone(toys.hub_network("vit").config, f) for f in features)} == set(features)
+    assert {load.feature for load in (Backbone(toys.hub_network("vit").config, f) for f in features)} == set(
+        features
+    )

@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import toy_backbones as toys
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from toy_backbones import random_pair
 
+import toy_backbones as toys
 from identisim.errors import InputError
+from identisim.images import Preprocessing
 from identisim.metrics import registry
 from identisim.models.checkpoints import load_backbone
 from identisim.models.idsim import Head, IDSim, load_idsim
 from identisim.models.lora import merge, read_adapter
 from identisim.models.weights import WeightsError
+from toy_backbones import random_pair
 
 HIDDEN, RANK = 48, 4
 Pairs = dict[str, tuple[Tensor, Tensor]]
@@ -38,7 +39,12 @@ INNER = {
 
 def head_state(seed: int, width: int = 128) -> toys.State:
     """A head as in mlp_cls.pth: its second layer is not zero, as after training."""
-    shapes = {"ln.weight": (width,), "ln.bias": (width,), "fc1.weight": (HIDDEN, width), "fc1.bias": (HIDDEN,)}
+    shapes = {
+        "ln.weight": (width,),
+        "ln.bias": (width,),
+        "fc1.weight": (HIDDEN, width),
+        "fc1.bias": (HIDDEN,),
+    }
     shapes |= {"fc2.weight": (width, HIDDEN), "fc2.bias": (width,)}
     state = toys.random_tensors(shapes, seed)
     state["ln.weight"] += 1
@@ -47,7 +53,9 @@ def head_state(seed: int, width: int = 128) -> toys.State:
 
 def adapted_layers(toy: toys.Toy, targets: list[str]) -> Pairs:
     """A and B of every layer of the release's network that PEFT adapts for these targets."""
-    shapes = {f"extractor.model.blocks.{n}.{name}": shape for n in range(toy.depth) for name, shape in INNER.items()}
+    shapes = {
+        f"extractor.model.blocks.{n}.{name}": shape for n in range(toy.depth) for name, shape in INNER.items()
+    }
     shapes |= {f"mlp_{kind}.fc1": (HIDDEN, toy.width) for kind in ("cls", "patch")}
     shapes |= {f"mlp_{kind}.fc2": (toy.width, HIDDEN) for kind in ("cls", "patch")}
     shapes["extractor.model.patch_embed.proj"] = (toy.width, 3 * toy.patch**2)
@@ -83,7 +91,9 @@ def adapted(state: toys.State, pairs: Pairs, prefix: str, scale: float) -> toys.
 
 def project(state: toys.State, x: Tensor) -> Tensor:
     """One embedding: norm, two layers with SiLU, gated residual, centred, of unit length."""
-    normed = (x - x.mean()) / ((x - x.mean()).square().mean() + 1e-5).sqrt() * state["ln.weight"] + state["ln.bias"]
+    normed = (x - x.mean()) / ((x - x.mean()).square().mean() + 1e-5).sqrt() * state["ln.weight"] + state[
+        "ln.bias"
+    ]
     inner = state["fc1.weight"] @ normed + state["fc1.bias"]
     out = state["fc2.weight"] @ (inner / (1 + torch.exp(-inner))) + state["fc2.bias"]
     out = out + x / (1 + math.exp(-float(state["beta_logit"])))
@@ -105,7 +115,9 @@ def embedded_by_hand(
         for i, kind in enumerate(("cls", "patch"))
     }
     patches = tokens[1 + toy.registers :]
-    return project(heads["cls"], tokens[0]), torch.stack([project(heads["patch"], token) for token in patches])
+    return project(heads["cls"], tokens[0]), torch.stack(
+        [project(heads["patch"], token) for token in patches]
+    )
 
 
 def same_as_by_hand(
@@ -141,7 +153,11 @@ TARGETS: dict[str, tuple[list[str] | str, list[str]]] = {
 def test_embeddings_are_those_of_the_fused_original(tmp_path: Path, backbone: str, case: str) -> None:
     (toy, name), (targets, adapted_names) = BACKBONES[backbone], TARGETS[case]
     state, pairs = toys.meta_state(toy), adapted_layers(toy, adapted_names)
-    assert any("patch_embed" in layer for layer in pairs) == any("mlp_cls" in k for k in pairs) == (case == "bare names")
+    assert (
+        any("patch_embed" in layer for layer in pairs)
+        == any("mlp_cls" in k for k in pairs)
+        == (case == "bare names")
+    )
     torch.save(state, tmp_path / name)
     save_checkpoint(tmp_path / "adapter", pairs, target_modules=targets, lora_alpha=6)
     model = load_idsim(tmp_path / "adapter", tmp_path / name)
@@ -173,11 +189,14 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root(tmp_path: Path) -> None
 
 def test_adapters_in_the_names_of_transformers(tmp_path: Path) -> None:
     toy = toys.DINOV2
-    state, pairs = toys.meta_state(toy), {}
+    state = toys.meta_state(toy)
     torch.save(state, tmp_path / "b.pth")
+    pairs: Pairs = {}
     fused: Pairs = {}
     for n in range(toy.depth):
-        parts = {part: random_pair(128, 128, seed=3 * n + i) for i, part in enumerate(("query", "key", "value"))}
+        parts = {
+            part: random_pair(128, 128, seed=3 * n + i) for i, part in enumerate(("query", "key", "value"))
+        }
         pairs |= {f"encoder.layer.{n}.attention.attention.{part}": pair for part, pair in parts.items()}
         # stacked: A of all three one below the other, B on the diagonal
         a = torch.cat([pair[0] for pair in parts.values()])
@@ -236,21 +255,32 @@ ADAPTERS: dict[str, tuple[Callable[[toys.State], object], str]] = {
         "changes nothing: all its updates are zero",
     ),
     "empty": (lambda s: s.clear(), "has no tensors"),
-    "half a pair": (lambda s: s.pop(f"{FIRST}A.weight"), r"expected A \(4, I\) and B \(O, 4\) for .*blocks\.0\.attn\.qkv"),
+    "half a pair": (
+        lambda s: s.pop(f"{FIRST}A.weight"),
+        r"expected A \(4, I\) and B \(O, 4\) for .*blocks\.0\.attn\.qkv",
+    ),
     "fewer blocks": (
         lambda s: [s.pop(f"{FIRST}{side}.weight") for side in "AB"],
         r"does not fit this network: .*3 names are missing \(blocks\.0\.k\.weight, blocks\.0\.q\.weight, blocks\.0\.v",
     ),
     "more blocks": (
-        lambda s: s.update({k.replace("blocks.0", f"blocks.{n}"): t.clone() for k, t in list(s.items()) for n in (2, 3)}),
+        lambda s: s.update(
+            {k.replace("blocks.0", f"blocks.{n}"): t.clone() for k, t in list(s.items()) for n in (2, 3)}
+        ),
         r"does not fit.*6 are unexpected \(blocks\.2\.k\.weight, .*, blocks\.3\.q\.weight, …\)",
     ),
-    "other names": (lambda s: moved(s, "attn.qkv", "attn.Wqkv"), r"does not fit.*unexpected \(blocks\.0\.attn\.Wqkv\.weight"),
+    "other names": (
+        lambda s: moved(s, "attn.qkv", "attn.Wqkv"),
+        r"does not fit.*unexpected \(blocks\.0\.attn\.Wqkv\.weight",
+    ),
     "A turned": (
         lambda s: s.update({f"{FIRST}A.weight": s[f"{FIRST}A.weight"].T}),
         r"expected A \(4, I\) and B \(O, 4\).*'A': \(128, 4\)",
     ),
-    "B turned": (lambda s: s.update({f"{FIRST}B.weight": s[f"{FIRST}B.weight"].T}), r"expected A .*'B': \(4, 384\)"),
+    "B turned": (
+        lambda s: s.update({f"{FIRST}B.weight": s[f"{FIRST}B.weight"].T}),
+        r"expected A .*'B': \(4, 384\)",
+    ),
     "other rank": (
         lambda s: s.update({f"{FIRST}A.weight": torch.ones(5, 128), f"{FIRST}B.weight": torch.ones(384, 5)}),
         r"expected A \(4, I\)",
@@ -259,8 +289,14 @@ ADAPTERS: dict[str, tuple[Callable[[toys.State], object], str]] = {
         lambda s: s.update({f"{FIRST}A.weight": torch.ones(4, 192), f"{FIRST}B.weight": torch.ones(576, 4)}),
         r"update of blocks\.0\.q\.weight is \(192, 192\) and the weight \(128, 128\).*different size",
     ),
-    "rows": (lambda s: s.update({f"{FIRST}B.weight": torch.ones(385, 4)}), r"update of blocks\.0\.q\.weight is \(129, 128\)"),
-    "few rows": (lambda s: s.update({f"{FIRST}B.weight": torch.ones(2, 4)}), r"update of blocks\.0\.q\.weight is \(1, 128\)"),
+    "rows": (
+        lambda s: s.update({f"{FIRST}B.weight": torch.ones(385, 4)}),
+        r"update of blocks\.0\.q\.weight is \(129, 128\)",
+    ),
+    "few rows": (
+        lambda s: s.update({f"{FIRST}B.weight": torch.ones(2, 4)}),
+        r"update of blocks\.0\.q\.weight is \(1, 128\)",
+    ),
     "NaN": (lambda s: s[f"{FIRST}A.weight"].fill_(torch.nan), "NaN or infinite values"),
     "a norm": (
         lambda s: s.update(
@@ -272,12 +308,18 @@ ADAPTERS: dict[str, tuple[Callable[[toys.State], object], str]] = {
         ),
         r"update of blocks\.\d\.norm1\.weight is \(128, 128\) and the weight \(128,\)",
     ),
-    "biases": (lambda s: s.update({f"{FIRST}B.bias": torch.ones(384)}), r"lora_B\.bias is no tensor of a LoRA adapter"),
+    "biases": (
+        lambda s: s.update({f"{FIRST}B.bias": torch.ones(384)}),
+        r"lora_B\.bias is no tensor of a LoRA adapter",
+    ),
     "DoRA": (
         lambda s: s.update({f"{FIRST}magnitude_vector": torch.ones(384)}),
         r"lora_magnitude_vector is no tensor of a LoRA adapter",
     ),
-    "a whole layer": (lambda s: s.update({"base_model.model.mlp_cls.fc1.weight": torch.ones(2, 2)}), "is no tensor of a LoRA"),
+    "a whole layer": (
+        lambda s: s.update({"base_model.model.mlp_cls.fc1.weight": torch.ones(2, 2)}),
+        "is no tensor of a LoRA",
+    ),
     "two adapters": (
         lambda s: s.update({f"{FIRST}A.default.weight": torch.ones(4, 128)}),
         r"has A of extractor\.model\.blocks\.0\.attn\.qkv twice",
@@ -291,7 +333,7 @@ ADAPTERS: dict[str, tuple[Callable[[toys.State], object], str]] = {
         ),
         "adapts the weights of .* twice, under two names",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", ADAPTERS)
@@ -323,14 +365,26 @@ SETTINGS: dict[str, tuple[dict[str, object], str]] = {
     "no targets": ({"target_modules": None}, "target_modules"),
     "targets of numbers": ({"target_modules": [1, 2]}, "target_modules"),
     "no pattern": ({"target_modules": "attn(.qkv"}, r"target_modules; .*attn\("),
-    "idle target": ({"target_modules": ["qkv", "fc1"]}, r"contradict each other.*targets without a layer: fc1"),
-    "other target": ({"target_modules": ["proj"]}, r"2 layers are no target \(extractor\.model\.blocks\.0\.attn\.qkv, .*proj"),
+    "idle target": (
+        {"target_modules": ["qkv", "fc1"]},
+        r"contradict each other.*targets without a layer: fc1",
+    ),
+    "other target": (
+        {"target_modules": ["proj"]},
+        r"2 layers are no target \(extractor\.model\.blocks\.0\.attn\.qkv, .*proj",
+    ),
     "pattern of more": (
         {"target_modules": r".*blocks\.\d+\.(attn\.qkv|mlp\.fc\d)"},
         r"2 weights that are targets are not adapted \(blocks\.0\.mlp_in\.weight, blocks\.0\.mlp_out\.weight\)",
     ),
-    "all": ({"target_modules": "all-linear"}, r"3 weights that are targets are not adapted \(blocks\.0\.mlp_in"),
-    "excluded": ({"exclude_modules": ["blocks.1.attn.qkv"]}, r"1 layers are no target \(extractor\.model\.blocks\.1"),
+    "all": (
+        {"target_modules": "all-linear"},
+        r"3 weights that are targets are not adapted \(blocks\.0\.mlp_in",
+    ),
+    "excluded": (
+        {"exclude_modules": ["blocks.1.attn.qkv"]},
+        r"1 layers are no target \(extractor\.model\.blocks\.1",
+    ),
     "excluding numbers": ({"exclude_modules": {"a": 1}}, "exclude_modules"),
 }
 
@@ -360,7 +414,9 @@ def test_exclusions_and_harmless_settings_are_accepted(tmp_path: Path) -> None:
     load_idsim(save_checkpoint(tmp_path / "a", layers, **settings), tmp_path / "b.pth")
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "mlp_cls.pth", "mlp_patch.pth"])
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "adapter_model.safetensors", "mlp_cls.pth", "mlp_patch.pth"]
+)
 def test_each_file_is_needed_whole(files: tuple[Path, Path], name: str) -> None:
     checkpoint, backbone = files
     path, content = checkpoint / name, (checkpoint / name).read_bytes()
@@ -380,8 +436,14 @@ HEADS: dict[str, tuple[Callable[[toys.State], object], str]] = {
     "no gate": (lambda s: s.pop("beta_logit"), "is no head of ID-Sim"),
     "gate of many": (lambda s: s.update(beta_logit=torch.ones(3)), "is no head of ID-Sim"),
     "no second layer": (lambda s: s.pop("fc2.bias"), r"1 names are missing \(fc2\.bias\)"),
-    "one layer more": (lambda s: s.update({"fc3.weight": torch.ones(2)}), r"1 are unexpected \(fc3\.weight\)"),
-    "other widths": (lambda s: s.update({"fc2.weight": torch.ones(64, HIDDEN)}), r"\(64, 48\) instead of \(128, 48\)"),
+    "one layer more": (
+        lambda s: s.update({"fc3.weight": torch.ones(2)}),
+        r"1 are unexpected \(fc3\.weight\)",
+    ),
+    "other widths": (
+        lambda s: s.update({"fc2.weight": torch.ones(64, HIDDEN)}),
+        r"\(64, 48\) instead of \(128, 48\)",
+    ),
     "NaN": (lambda s: s["fc1.bias"].fill_(torch.nan), "NaN or infinite"),
     "half": (lambda s: s.update({k: t.half() for k, t in s.items()}), "another type"),
     "no matrix": (lambda s: s.update({"fc1.weight": torch.tensor(1.0)}), "is no head of ID-Sim"),
@@ -414,10 +476,14 @@ def test_a_checkpoint_of_another_backbone_is_refused(files: tuple[Path, Path], t
     checkpoint, _ = files
     deep = toys.Toy(scales=True, depth=3)
     torch.save(toys.meta_state(deep), tmp_path / "deep.pth")
-    with pytest.raises(WeightsError, match=r"3 names are missing \(blocks\.2\.k\.weight, blocks\.2\.q\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"3 names are missing \(blocks\.2\.k\.weight, blocks\.2\.q\.weight"
+    ):
         load_idsim(checkpoint, tmp_path / "deep.pth")
     torch.save(toys.meta_state(toys.Toy(width=192, heads=3, hidden=768, scales=True)), tmp_path / "wide.pth")
-    with pytest.raises(WeightsError, match=r"heads are for a backbone of width \[128\], .*wide\.pth has width 192"):
+    with pytest.raises(
+        WeightsError, match=r"heads are for a backbone of width \[128\], .*wide\.pth has width 192"
+    ):
         load_idsim(checkpoint, tmp_path / "wide.pth")
 
 
@@ -453,15 +519,6 @@ def weights_folder(root: Path, toy: toys.Toy = LARGE) -> Path:
     return root
 
 
-def squashed(image: np.ndarray) -> Tensor:
-    """Pillow's bicubic filter to 448 × 448, then ImageNet's normalisation: (3, 448, 448)."""
-    from PIL import Image
-
-    resized = np.asarray(Image.fromarray(image).resize((448, 448), Image.Resampling.BICUBIC))
-    mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
-    return torch.from_numpy(((resized / 255 - mean) / std).transpose(2, 0, 1))
-
-
 def test_scores_are_those_of_the_release(tmp_path: Path) -> None:
     import geomloss
 
@@ -469,7 +526,8 @@ def test_scores_are_those_of_the_release(tmp_path: Path) -> None:
     pictures = [toys.picture(1), toys.picture(2, 60, 30)]
     state, pairs = toys.meta_state(LARGE), adapted_layers(LARGE, ["qkv"])
     (cls_a, patches_a), (cls_b, patches_b) = (
-        embedded_by_hand(LARGE, state, pairs, 32 / RANK, squashed(image)) for image in pictures
+        embedded_by_hand(LARGE, state, pairs, 32 / RANK, toys.squashed(image, 448, toys.IMAGENET))
+        for image in pictures
     )
     pooled_a, pooled_b = patches_a.mean(0), patches_b.mean(0)
     transport = geomloss.SamplesLoss("sinkhorn", p=2, blur=0.05, scaling=0.05, diameter=2.0, debias=False)
@@ -486,7 +544,36 @@ def test_scores_are_those_of_the_release(tmp_path: Path) -> None:
         assert metric.similarity(*pictures)[0] == pytest.approx(value, abs=2e-5), kind
     default: Any = registry.build("id-sim-dinov2-b14", device="cpu", weights=root)
     assert (default.score, default.name) == ("cls", "id-sim-dinov2-b14")
+    assert default.preprocessing == Preprocessing(448, "square", *toys.IMAGENET, filter="bicubic")  # type: ignore[arg-type]
     assert default.embed(pictures[0])[0] == pytest.approx(cls_a.float().numpy(), abs=1e-5)
+
+
+def test_weights_in_the_cache_are_found_without_any_network(
+    empty_caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    toy, cache = (
+        toys.Toy(patch=56, scales=True, registers=4, rotary=True, eps=1e-5),
+        empty_caches / "identisim",
+    )
+    pairs, state = adapted_layers(toy, list(INNER)), toys.meta_state(toy)
+    network = toys.hub_network("dinov3", intermediate_size=512, patch_size=56, image_size=224)
+    hub = cache / "facebook" / "dinov3-vitb16-pretrain-lvd1689m"
+    toys.save_raw(hub, network, toys.dinov3_in_hub_names(state, toy.depth))
+    with pytest.raises(InputError, match=r"adapter_config\.json of chaenayo/id-sim_dinov3_vitb16_cls_patch"):
+        monkeypatch.setenv("IDENTISIM_OFFLINE", "1")
+        registry.build("id-sim-dinov3-b16", device="cpu")
+    folder = cache / "chaenayo" / "id-sim_dinov3_vitb16_cls_patch"
+    save_checkpoint(folder, pairs, target_modules=list(INNER))
+    assert registry.weights_present(registry.find_card("id-sim-dinov3-b16"))
+    metric: Any = registry.build("id-sim-dinov3-b16", device="cpu")
+    pixels = toys.squashed(toys.picture(1), 448, toys.IMAGENET)
+    cls, _ = embedded_by_hand(toy, state, pairs, 32 / RANK, pixels)
+    assert metric.embed(toys.picture(1))[0] == pytest.approx(cls.float().numpy(), abs=1e-5)
 
 
 def test_fingerprints_change_with_every_file(tmp_path: Path) -> None:
@@ -500,7 +587,9 @@ def test_fingerprints_change_with_every_file(tmp_path: Path) -> None:
     for i, name in enumerate(files):
         root = shutil.copytree(first, tmp_path / f"changed{i}")
         if name.suffix == ".json":
-            (root / name).write_text((root / name).read_text().replace('"lora_alpha": 32', '"lora_alpha": 31'))
+            (root / name).write_text(
+                (root / name).read_text().replace('"lora_alpha": 32', '"lora_alpha": 31')
+            )
         elif name.suffix == ".pth":
             state = torch.load(root / name, weights_only=True)
             next(iter(state.values())).view(-1)[0] += 1e-3

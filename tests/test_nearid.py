@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import toy_backbones as toys
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import toy_backbones as toys
 from identisim.metrics import registry
 from identisim.models.weights import WeightsError
 
@@ -60,8 +59,7 @@ def published(folder: Path, prefix: str = "backbone.vision_model.") -> Path:
 
 def prepared(image: np.ndarray) -> Tensor:
     """Squashed bilinearly to 384 × 384, then to [−1, 1]: (1, 3, 384, 384)."""
-    resized = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-    return torch.from_numpy((resized / 255 * 2 - 1).transpose(2, 0, 1)).float()[None]
+    return toys.squashed(image, SIDE, toys.HALF, "BILINEAR").float()[None]
 
 
 @pytest.mark.parametrize("prefix", ["backbone.vision_model.", "backbone.", "vision_model.", ""])

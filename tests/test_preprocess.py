@@ -11,7 +11,7 @@ from PIL import Image
 
 from identisim.errors import InputError
 from identisim.images import Preprocessing, load_image
-from identisim.models.preprocess import resampling_weights, differentiable_preprocess
+from identisim.models.preprocess import differentiable_preprocess, resampling_weights
 
 # narrow pictures on purpose
 pytestmark = pytest.mark.filterwarnings("ignore::identisim.images.AspectWarning")

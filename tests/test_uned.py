@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import toy_backbones as toys
-from PIL import Image
 from torch import Tensor
 
+import toy_backbones as toys
 from identisim.errors import InputError
 from identisim.metrics import registry
 from identisim.metrics.uned import FILE
@@ -67,13 +65,8 @@ def test_the_metric_squashes_and_normalises_as_in_training(tmp_path: Path) -> No
     torch.save(published_state(), tmp_path / FILE)
     metric: Any = registry.build("uned", device="cpu", weights=tmp_path)
     pictures, vectors = [toys.picture(1), toys.picture(2, 60, 30)], []
-    mean, std = (
-        np.array(values)
-        for values in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-    )
     for image in pictures:
-        resized = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-        vector, _ = embedding_by_hand(torch.from_numpy(((resized / 255 - mean) / std).transpose(2, 0, 1)))
+        vector, _ = embedding_by_hand(toys.squashed(image, SIDE, toys.OPENAI))
         vectors.append(vector / vector.norm())
     assert metric.embed(pictures) == pytest.approx(torch.stack(vectors).float().numpy(), abs=1e-5)
     assert metric.similarity(*pictures)[0] == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-5)
@@ -89,21 +82,30 @@ FAULTS: dict[str, tuple[Callable[[toys.State], object], str]] = {
     "no head": (lambda s: s.pop("module.fc1.bias"), "is not the winner's file: expected fc1"),
     "no projection": (lambda s: s.pop("module.backbone.proj"), "is not the winner's file"),
     "no class": (lambda s: s.pop("module.backbone.class_embedding"), "is not the winner's file"),
-    "another classifier": (lambda s: s.update({"module.fc3.weight": torch.ones(2)}), r"unexpected \(fc3\.weight\)"),
-    "a number": (lambda s: s.update({"module.backbone.logit_scale": torch.tensor(1.0)}), r"unexpected \(logit_scale\)"),
+    "another classifier": (
+        lambda s: s.update({"module.fc3.weight": torch.ones(2)}),
+        r"unexpected \(fc3\.weight\)",
+    ),
+    "a number": (
+        lambda s: s.update({"module.backbone.logit_scale": torch.tensor(1.0)}),
+        r"unexpected \(logit_scale\)",
+    ),
     "missing": (lambda s: s.pop("module.backbone.ln_post.bias"), r"1 names are missing \(norm\.bias\)"),
     "gap": (
         lambda s: s.update({"module.backbone.transformer.resblocks.7.ln_1.bias": torch.ones(160)}),
         r"expected blocks 0 to 2; got blocks\.7",
     ),
-    "shape": (lambda s: s.update({"module.fc1.weight": torch.ones(24, 64)}), r"\(24, 64\) instead of \(24, 96\)"),
+    "shape": (
+        lambda s: s.update({"module.fc1.weight": torch.ones(24, 64)}),
+        r"\(24, 64\) instead of \(24, 96\)",
+    ),
     "positions": (
         lambda s: s.update({"module.backbone.positional_embedding": torch.ones(16, 160)}),
         r"\(16, 160\) instead of \(17, 160\)",
     ),
     "NaN": (lambda s: s["module.fc1.bias"].fill_(torch.nan), "NaN or infinite"),
     "NaN inside": (lambda s: s["module.backbone.proj"].fill_(torch.nan), "NaN or infinite"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FAULTS)

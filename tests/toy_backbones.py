@@ -16,10 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 State = dict[str, Tensor]
+Scaling = tuple[tuple[float, ...], tuple[float, ...]]
+
+IMAGENET: Scaling = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OPENAI: Scaling = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALF: Scaling = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> Stat
     for name, shape in shapes.items():
         noise = torch.randn(shape, generator=generator)
         fan = math.prod(shape[1:]) if len(shape) > 1 and shape[0] != 1 else 25
-        is_gain = "norm" in name and name.endswith("weight") or name.endswith("gamma")
+        is_gain = ("norm" in name and name.endswith("weight")) or name.endswith("gamma")
         state[name] = 1 + 0.2 * noise if is_gain else noise / fan**0.5
     return state
 
@@ -332,6 +338,15 @@ def random_pixels(batch: int, height: int, width: int, seed: int = 3) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
+def squashed(image: np.ndarray, side: int, scaling: Scaling, kernel: str = "BICUBIC") -> Tensor:
+    """Pillow's filter, columns first as Pillow did until 12, then (x − mean) / std: (3, side, side), float64."""
+    chosen = Image.Resampling[kernel]
+    columns = Image.fromarray(image).resize((side, image.shape[0]), chosen)
+    resized = np.asarray(columns.resize((side, side), chosen))
+    mean, std = (np.array(values) for values in scaling)
+    return torch.from_numpy(((resized / 255 - mean) / std).transpose(2, 0, 1))
+
+
 def picture(seed: int, height: int = 40, width: int = 50) -> np.ndarray:
     """(H, W, 3) uint8."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -403,30 +418,37 @@ def random_pair(outputs: int, inputs: int, rank: int = 4, seed: int = 0) -> tupl
     return a, torch.randn(outputs, rank, generator=generator) / rank**0.5
 
 
-SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+SIZES = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
 
 
 def hub_network(kind: str, seed: int = 0, **changes: int) -> Any:
     """A network of transformers with random weights, everywhere: no gain is 1 and no bias 0. changes: of its size."""
     import transformers as hub
 
-    inner = {"intermediate_size": 256} | changes
+    sizes: dict[str, Any] = {name: changes.pop(name, size) for name, size in SIZES.items()}
+    inner: dict[str, Any] = {"intermediate_size": 256} | changes
     network = {
-        "vit": lambda: hub.ViTModel(hub.ViTConfig(**SIZES, **inner), add_pooling_layer=False),
-        "dinov2": lambda: hub.Dinov2Model(hub.Dinov2Config(**SIZES)),
-        "dinov2 SwiGLU": lambda: hub.Dinov2Model(hub.Dinov2Config(**SIZES, use_swiglu_ffn=True)),
+        "vit": lambda: hub.ViTModel(hub.ViTConfig(**sizes, **inner), add_pooling_layer=False),
+        "dinov2": lambda: hub.Dinov2Model(hub.Dinov2Config(**sizes)),
+        "dinov2 SwiGLU": lambda: hub.Dinov2Model(hub.Dinov2Config(**sizes, use_swiglu_ffn=True)),
         "dinov2 registers": lambda: hub.Dinov2WithRegistersModel(
-            hub.Dinov2WithRegistersConfig(**SIZES, num_register_tokens=4)
+            hub.Dinov2WithRegistersConfig(**sizes, num_register_tokens=4)
         ),
-        "dinov3": lambda: hub.DINOv3ViTModel(hub.DINOv3ViTConfig(**SIZES, **inner, num_register_tokens=4)),
+        "dinov3": lambda: hub.DINOv3ViTModel(hub.DINOv3ViTConfig(**sizes, **inner, num_register_tokens=4)),
         "dinov3 gated": lambda: hub.DINOv3ViTModel(
             hub.DINOv3ViTConfig(
-                **SIZES, **inner, num_register_tokens=4, use_gated_mlp=True, hidden_act="silu"
+                **sizes, **inner, num_register_tokens=4, use_gated_mlp=True, hidden_act="silu"
             )
         ),
         "dinov3 7B": lambda: hub.DINOv3ViTModel(
             hub.DINOv3ViTConfig(
-                **SIZES,
+                **sizes,
                 **inner,
                 num_register_tokens=4,
                 use_gated_mlp=True,
@@ -436,14 +458,14 @@ def hub_network(kind: str, seed: int = 0, **changes: int) -> Any:
             )
         ),
         "clip": lambda: hub.CLIPVisionModelWithProjection(
-            hub.CLIPVisionConfig(**SIZES, **inner, projection_dim=PROJECTED)
+            hub.CLIPVisionConfig(**sizes, **inner, projection_dim=PROJECTED)
         ),
-        "siglip": lambda: hub.SiglipVisionModel(hub.SiglipVisionConfig(**SIZES, **inner)),
+        "siglip": lambda: hub.SiglipVisionModel(hub.SiglipVisionConfig(**sizes, **inner)),
         "whole clip": lambda: hub.CLIPModel(
-            hub.CLIPConfig(vision_config=SIZES | inner, text_config=TEXT, projection_dim=PROJECTED)
+            hub.CLIPConfig(vision_config=sizes | inner, text_config=TEXT, projection_dim=PROJECTED)
         ),
         "whole siglip": lambda: hub.SiglipModel(
-            hub.SiglipConfig(vision_config=SIZES | inner, text_config=TEXT)
+            hub.SiglipConfig(vision_config=sizes | inner, text_config=TEXT)
         ),
     }[kind]()
     shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}

@@ -75,7 +75,7 @@ def find_card(name: str) -> MetricCard:
     its own.
     """
     parts = _take_apart(name)
-    if parts.base not in METRICS and (path := Path(parts.base).expanduser()).exists():
+    if parts.base not in METRICS and (path := _existing(parts.base)):
         card = _local_card(path)
         return _derived(card, replace(parts, base=card.name))
     if parts.base not in METRICS:
@@ -125,6 +125,8 @@ def weights_present(card: MetricCard) -> bool:
 
 
 def _take_apart(name: str) -> _Name:
+    if not (name in METRICS or name in ALIASES) and _existing(name):
+        return _Name(name, None, crop=False, average=False)  # a path may have @ and + in it
     match = _NAME.fullmatch(name)
     if match is None:
         raise InputError(
@@ -132,6 +134,15 @@ def _take_apart(name: str) -> _Name:
         )
     size = None if match["size"] is None else int(match["size"])
     return _Name(ALIASES.get(match["base"], match["base"]), size, bool(match["crop"]), bool(match["average"]))
+
+
+def _existing(name: str) -> Path | None:
+    """The name as the path of something that is there, or None."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.exists() else None
+    except (OSError, RuntimeError):  # too long for a path, or the home of a user that does not exist
+        return None
 
 
 def _derived(card: MetricCard, parts: _Name) -> MetricCard:
@@ -181,7 +192,7 @@ def _resized(metric: Metric, size: int) -> EmbeddingMetric:
     patch = getattr(metric.encode, "patch", None) if isinstance(metric, EmbeddingMetric) else None
     if patch is None or not isinstance(metric, EmbeddingMetric):
         raise InputError(f"{metric.name} has one input size only: leave @{size} out")
-    if size % patch or not size:
+    if (size % patch and size != metric.preprocessing.size) or not size:
         below, above = size - size % patch, size - size % patch + patch
         near = f"{below} or {above}" if below else str(above)
         raise InputError(

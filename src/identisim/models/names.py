@@ -24,7 +24,7 @@ _RULES: Final = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # wrappers around the vision tower
-        (r"^(module\.)?(backbone\.)?(vision_model|visual|dinov2|vit)\.", ""),
+        (r"^(module\.)?(backbone\.)?((vision_model|visual|dinov2|vit)\.)?", ""),
         (r"^(embeddings|transformer)\.", ""),
         (r"^(encoder\.|model\.)?(layers|layer|blocks|resblocks)\.(?=\d)", "blocks."),
         # tokens and patches
