@@ -166,7 +166,7 @@ def _metadata(metric: EmbeddingMetric, to: str, reference: list[Outputs]) -> dic
         "preprocessing": asdict(metric.preprocessing),
         "input": {"name": "pixels", "shape": ["batch", 3, size, size], "type": "float32"},
         "outputs": {name: ["batch", *values.shape[1:]] for name, values in reference[0].items()},
-        # OpenVINO takes bfloat16 where the processor has it, which compact does not survive
+        # OpenVINO takes bfloat16 where the processor has it, and parity is that of float32
         "run": "compile with INFERENCE_PRECISION_HINT=f32" if to == "openvino" else "as it is",
         "identisim": __version__,
         "torch": torch.__version__,

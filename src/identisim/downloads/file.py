@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from identisim.downloads.remote import PassingError, Patience, RemoteError, UnreachableError, ask
 from identisim.errors import InputError
+from identisim.impostors import impostor
 from identisim.records import read_json, write_json
 
 if TYPE_CHECKING:
@@ -176,8 +177,8 @@ class _Transfer:
     def _verified(self) -> str:
         digest = self.hasher.hexdigest()
         expected = self.linked_sha256 or self.sha256
-        if impostor := _impostor(self.partial):
-            self._refuse(f"{impostor} came, not the file")
+        if stranger := impostor(self.partial):
+            self._refuse(f"{stranger} came, not the file")
         if self.total is not None and self.received != self.total:
             self._refuse(f"{self.received} bytes came, expected {self.total}")
         if not digest.startswith(expected):
@@ -220,17 +221,3 @@ def _read(response: HTTPResponse) -> bytes:
         raise PassingError("the server sent nothing more") from error
     except (OSError, HTTPException) as error:
         raise PassingError(f"the connection broke ({error or type(error).__name__})") from error
-
-
-def _impostor(path: Path) -> str | None:
-    """What stands in the place of the file, judged by its first bytes; None if nothing speaks against it."""
-    with path.open("rb") as file:
-        start = file.read(512)
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not start:
-        return "an empty file"
-    if text.startswith((b"<!doctype html", b"<html", b"<head")):
-        return "an HTML page (a login or error page?)"
-    if text.startswith((b"version https://git-lfs", b"version https://hawser")):
-        return "a git-lfs pointer"
-    return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from identisim.metrics import classical, pixels
 from identisim.metrics.card import MetricCard, require_cpu
 from identisim.metrics.metric import SCORES, Metric
 
@@ -15,52 +17,16 @@ def _compact(device: str, folders: tuple[Path, ...]) -> Metric:
     return build_compact(device=device)
 
 
-def _ssim(device: str, folders: tuple[Path, ...]) -> Metric:
-    from identisim.metrics.pixels import build_ssim
+def _on_cpu(name: str, build: Callable[[], Metric]) -> Callable[[str, tuple[Path, ...]], Metric]:
+    def builder(device: str, folders: tuple[Path, ...]) -> Metric:
+        require_cpu(name, device)
+        return build()
 
-    require_cpu("ssim", device)
-    return build_ssim()
-
-
-def _psnr(device: str, folders: tuple[Path, ...]) -> Metric:
-    from identisim.metrics.pixels import build_psnr
-
-    require_cpu("psnr", device)
-    return build_psnr()
-
-
-def _histogram(device: str, folders: tuple[Path, ...]) -> Metric:
-    from identisim.metrics.pixels import build_histogram
-
-    require_cpu("colour-histogram", device)
-    return build_histogram()
-
-
-def _hog(device: str, folders: tuple[Path, ...]) -> Metric:
-    from identisim.metrics.classical import build_hog
-
-    require_cpu("hog", device)
-    return build_hog()
-
-
-def _sift(device: str, folders: tuple[Path, ...]) -> Metric:
-    from identisim.metrics.classical import build_sift
-
-    require_cpu("sift", device)
-    return build_sift()
-
-
-def _phash(device: str, folders: tuple[Path, ...]) -> Metric:
-    from identisim.metrics.classical import build_phash
-
-    require_cpu("phash", device)
-    return build_phash()
+    return builder
 
 
 def _random_weights(device: str, folders: tuple[Path, ...]) -> Metric:
-    from identisim.metrics.classical import build_random_weights
-
-    return build_random_weights(device)
+    return classical.build_random_weights(device)
 
 
 CARDS: Final = (
@@ -81,7 +47,7 @@ CARDS: Final = (
         licence="Apache-2.0",
         scores=("pixels",),
         range=(-1.0, 1.0),
-        builder=_ssim,
+        builder=_on_cpu("ssim", pixels.build_ssim),
     ),
     MetricCard(
         name="psnr",
@@ -91,7 +57,7 @@ CARDS: Final = (
         scores=("pixels",),
         range=(0.0, 100.0),
         unit="dB",
-        builder=_psnr,
+        builder=_on_cpu("psnr", pixels.build_psnr),
     ),
     MetricCard(
         name="colour-histogram",
@@ -100,7 +66,7 @@ CARDS: Final = (
         licence="Apache-2.0",
         scores=("pixels",),
         range=(0.0, 1.0),
-        builder=_histogram,
+        builder=_on_cpu("colour-histogram", pixels.build_histogram),
     ),
     MetricCard(
         name="hog",
@@ -109,7 +75,7 @@ CARDS: Final = (
         licence="Apache-2.0; scikit-image BSD-3-Clause",
         scores=("pixels",),
         range=(0.0, 1.0),
-        builder=_hog,
+        builder=_on_cpu("hog", classical.build_hog),
         extra="classical",
     ),
     MetricCard(
@@ -119,7 +85,7 @@ CARDS: Final = (
         licence="Apache-2.0; OpenCV Apache-2.0",
         scores=("pixels",),
         range=(0.0, 11.06),
-        builder=_sift,
+        builder=_on_cpu("sift", classical.build_sift),
         extra="classical",
     ),
     MetricCard(
@@ -129,7 +95,7 @@ CARDS: Final = (
         licence="Apache-2.0",
         scores=("pixels",),
         range=(0.0, 1.0),
-        builder=_phash,
+        builder=_on_cpu("phash", classical.build_phash),
     ),
     MetricCard(
         name="random-weights",

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from identisim.errors import InputError
+from identisim.impostors import impostor
 from identisim.records import atomic_file, file_sha256
 
 PICKLES = (".pth", ".pt", ".bin", ".tar")
@@ -48,8 +49,8 @@ def load_weights(path: str | Path, *, sha256: str | None = None, inside: str = "
         raise WeightsError(
             f"{path}: no such weights file (or not a regular one); download it or correct the path{expected}"
         )
-    if impostor := _impostor(path):
-        raise WeightsError(f"{path} is {impostor}, not weights: download the file itself again{expected}")
+    if stranger := impostor(path):
+        raise WeightsError(f"{path} is {stranger}, not weights: download the file itself again{expected}")
     if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
         raise WeightsError(
             f"{path} is damaged or another version: its sha256 is {found}{expected}; download it again"
@@ -97,20 +98,6 @@ def save_weights(module: nn.Module, path: Path) -> Path:
     with atomic_file(path) as file:
         file.write(content)
     return path
-
-
-def _impostor(path: Path) -> str | None:
-    """What stands in the place of weights, judged by the first bytes; None if nothing speaks against them."""
-    with path.open("rb") as file:
-        start = file.read(512)
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not start:
-        return "an empty file"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "an HTML page (a login or error page saved under this name?)"
-    if text.startswith((b"version https://git-lfs", b"version https://hawser")):
-        return "a git-lfs pointer (`git lfs pull` fetches what it points to)"
-    return None
 
 
 def _load_safetensors(path: Path, expected: str) -> dict[str, Tensor]:
