@@ -16,7 +16,7 @@ demo: .venv/installed-demo
 test: .venv/installed-dev
 	$(PYTEST) -n $(TEST_JOBS)
 
-test-slow: .venv/installed-dev
+test-slow: .venv/installed-slow
 	$(PYTEST) -m slow
 
 check: .venv/installed-dev
@@ -31,6 +31,7 @@ bench: .venv/installed-dev
 	$(BIN)/python bench/near_identity.py
 	$(BIN)/python bench/transport.py --quick
 	$(BIN)/python bench/compact_speed.py
+	$(BIN)/python bench/backbone_speed.py
 
 docs: .venv/installed-dev
 	$(BIN)/zensical build --clean --strict
@@ -47,6 +48,11 @@ clean:
 .venv/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[dev]"
 	touch .venv/installed-demo $@
+
+# too large for everyday
+.venv/installed-slow: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[dev,openvino]"
+	touch .venv/installed-demo .venv/installed-dev $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
