@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import toy_backbones as toys
@@ -73,6 +75,7 @@ class TestGrammar:
             ("toy+crop", "toy+crop"),
             ("toy+ffa", "toy+ffa"),
             ("toy@64+crop+ffa", "toy@64+crop+ffa"),
+            ("compact+crop", "compact+crop"),
             ("id-sim", "id-sim-dinov3-l16"),
             ("id-sim@224+crop", "id-sim-dinov3-l16@224+crop"),
             ("dreamsim", "dreamsim-ensemble"),
@@ -166,21 +169,57 @@ class TestGrammar:
             build("rigid", score="ot")
         assert find_card("rigid+ffa").scores == ("cls", "joint")
 
-    def test_isolated_metrics_look_at_the_object_only(self) -> None:
-        square = np.full((64, 64, 3), 255, np.uint8)
-        square[16:48, 16:48] = (200, 30, 30)
-        mask = np.zeros((64, 64), bool)
-        mask[16:48, 16:48] = True
+    @pytest.mark.parametrize(
+        ("name", "share", "outside"),
+        [("toy+crop", 0.25, 0.0), ("toy+ffa", 1.0, 1.0), ("toy+crop+ffa", 1.0, 0.0)],
+    )
+    def test_isolated_metrics_look_at_the_object_only(
+        self, name: str, share: float, outside: float, tmp_path: Path
+    ) -> None:
+        colour = np.array([200, 30, 90], np.uint8)
+        picture = np.full((32, 32, 4), (255, 255, 255, 0), np.uint8)
+        picture[8:24, 8:24] = (*colour, 255)  # four patches of sixteen
+        Image.fromarray(picture).save(tmp_path / "object.png")
+        metric: Any = build(name, foreground="alpha")
+        found = metric.tokens(str(tmp_path / "object.png"))
+        # crop: the mean of all patches, of which the background is black; ffa: that of the object's in any case
+        assert found.cls[0].numpy() == pytest.approx(share * colour / 255, abs=1e-6)
+        assert found.patches[0, 0, 0].tolist() == pytest.approx([outside] * 3, abs=1e-6)
+        assert found.patches[0, 1, 1].numpy() == pytest.approx(colour / 255, abs=1e-6)
+
+    def test_isolation_is_part_of_name_and_fingerprint(self) -> None:
         names = ("toy", "toy+crop", "toy+ffa", "toy+crop+ffa", "toy@64+ffa")
         metrics = [build(name) for name in names]
         assert [metric.name for metric in metrics] == list(names)
         assert len({metric.fingerprint for metric in metrics}) == 5
         assert [registry.isolates(name) for name in names] == [False, True, True, True, True]
-        assert (
-            registry.isolates("ffa")
-            and registry.isolates("ffa-crop-img")
-            and not registry.isolates("compact")
-        )
+        assert registry.isolates("ffa") and registry.isolates("ffa-crop-img")
+        assert not registry.isolates("compact")
+
+    def test_a_foreground_is_for_isolated_metrics(self) -> None:
+        with pytest.raises(InputError, match=r"toy looks at whole pictures: .*toy\+crop"):
+            build("toy", foreground="alpha")
+        with pytest.raises(InputError, match="unknown foreground 'nothing'; expected compact, alpha"):
+            build("toy+crop", foreground="nothing")
+
+    def test_the_fingerprint_of_another_size_depends_on_the_weights(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = build("toy@64").fingerprint
+        retrained = replace(build_toy("toy", 8), fingerprint="toy:1")
+        monkeypatch.setitem(METRICS, "toy", card("toy", lambda _d, _f: retrained, SCORES))
+        assert build("toy@64").fingerprint != before
+
+    def test_what_is_not_installed_is_missed_before_anything_is_fetched(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        block_sockets(monkeypatch)
+        monkeypatch.setitem(MODULES, "backbones", ("no_such_module",))
+        for name in ("dinov2-b", "id-sim", "dreamsim", "nearid", "uned"):
+            with pytest.raises(
+                InputError, match=r"needs no_such_module, .*pip install 'identisim\[backbones\]'"
+            ):
+                build(name, device="cpu")
 
 
 class TestFolders:
