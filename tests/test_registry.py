@@ -117,7 +117,7 @@ class TestGrammar:
             ("dinov2b", "did you mean dinov2-b"),
             ("idsim", "did you mean id-sim"),
             ("dream-sim", "did you mean dreamsim"),
-            ("DINOv3-L", "unknown metric 'DINOv3-L'; "),
+            ("DINOv3-L", "unknown metric 'DINOv3-L'; did you mean dinov3-l"),
             ("zzzzzz", "unknown metric 'zzzzzz'; the metrics are: compact, "),
             ("toi@64+crop", "unknown metric 'toi'; did you mean toy"),
         ],

@@ -79,7 +79,7 @@ def find_card(name: str) -> MetricCard:
         card = _local_card(path)
         return _derived(card, replace(parts, base=card.name))
     if parts.base not in METRICS:
-        near = difflib.get_close_matches(parts.base, [*METRICS, *ALIASES], n=2, cutoff=0.4)
+        near = difflib.get_close_matches(parts.base.lower(), [*METRICS, *ALIASES], n=2, cutoff=0.4)
         guess = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(f"unknown metric {parts.base!r}; {guess}the metrics are: {', '.join(METRICS)}")
     return _derived(METRICS[parts.base], parts)
